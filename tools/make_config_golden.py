@@ -39,7 +39,7 @@ CLASSES = {
     "qwen3_next": "Qwen3Next", "granitemoehybrid": "GraniteMoeHybrid", "falcon_h1": "FalconH1",
     "llama4_text": "Llama4Text", "granitemoe": "GraniteMoe", "granitemoeshared": "GraniteMoeShared",
     "glm4": "Glm4", "glm": "Glm", "cohere": "Cohere", "nemotron": "Nemotron", "helium": "Helium",
-    "apertus": "Apertus", "hunyuan_v1_dense": "HunYuanDenseV1",
+    "apertus": "Apertus", "hunyuan_v1_dense": "HunYuanDenseV1", "hunyuan_v1_moe": "HunYuanMoEV1",
 }
 
 

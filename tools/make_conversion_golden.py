@@ -53,7 +53,7 @@ PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "
        "llama4": "llama4", "granitemoe": "refact", "granitemoeshared": "refact", "granitehybrid": "dbrx", "granitehybrid_moe": "dbrx", "mamba2": "olmo", "falcon_h1": "llama-bpe", "youtu": "llama-bpe",
        "deepseek_v2": "deepseek-llm", "deepseek_v3": "deepseek-v3", "glm4_moe_lite": "glm4",
        "glm4": "glm4", "glm": "glm4", "cohere": "command-r",
-       "hunyuan": "hunyuan-dense", "apertus": "llama-bpe"}
+       "hunyuan": "hunyuan-dense", "hunyuan_moe": "hunyuan", "apertus": "llama-bpe"}
 
 # Keys the converter reads from config.json that transformers does not (or no longer) write.
 CONFIG = {
@@ -75,7 +75,10 @@ CONFIG = {
 # Faults that lose tensors or bits, and what is done about them here.
 LOST = "StableLMModel.modify_tensors returns the stacked norms where it should yield them: yielded"
 ROUNDED = "one is added to the norms in float16, which cannot hold the sum: added in float32, as for bfloat16 files"
-CODE = {"stablelm-parallel": LOST, "gemma": ROUNDED, "gemma3": ROUNDED, "gemma3-images": ROUNDED, "nemotron": ROUNDED}
+REMOTE = ("HunYuanMoEModel.set_vocab runs the repository's own code and writes the published model's BOS: from tokenizer.json; "
+          "its assertions on the published model's sizes are off")
+CODE = {"stablelm-parallel": LOST, "gemma": ROUNDED, "gemma3": ROUNDED, "gemma3-images": ROUNDED, "nemotron": ROUNDED,
+        "hunyuan_moe": REMOTE}
 
 # Not in llama.cpp: no converter, no architecture.
 WITHOUT = {"opt", "opt-350m", "helium", "glm4v"}
@@ -98,6 +101,8 @@ def convert(directory, outtype, target, changed):
                 yield from (yield from original(self, data, name, bid)) or ()
 
             kind.modify_tensors = modify_tensors
+        if changed.get("code") == REMOTE:
+            kind.set_vocab = lambda self: self._set_vocab_gpt2()
         if "pre" in changed:
             kind.get_vocab_base_pre = lambda self, tokenizer: changed["pre"]
         # llama.cpp wants the layers that predict further tokens, or to be asked to do without

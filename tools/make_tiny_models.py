@@ -143,6 +143,42 @@ def internlm3(config):
     return dict(sorted(config.items()))
 
 
+def internlm2(config):
+    """The keys of the class that InternLM 2 brings with it."""
+    config |= {"architectures": ["InternLM2ForCausalLM"], "model_type": "internlm2", "bias": config.pop("attention_bias"),
+               "auto_map": {"AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM"}}
+    config.pop("mlp_bias")
+    config.pop("head_dim")
+    return dict(sorted(config.items()))
+
+
+def internlm2_tensors(tensors, config):
+    """Llama's tensors under its names: of each key head its query heads' rows, its own, and those of its values."""
+    names = {"model.embed_tokens": "model.tok_embeddings", "lm_head": "output", "input_layernorm": "attention_norm",
+             "post_attention_layernorm": "ffn_norm", "self_attn.o_proj": "attention.wo", "mlp.gate_proj": "feed_forward.w1",
+             "mlp.down_proj": "feed_forward.w2", "mlp.up_proj": "feed_forward.w3"}
+    made, heads = {}, config["num_key_value_heads"]
+    for name, tensor in tensors.items():
+        if ".q_proj" in name:
+            parts = [tensors[name.replace("q_proj", p)] for p in ("q_proj", "k_proj", "v_proj")]
+            parts = [part.reshape(heads, -1, part.shape[-1]) for part in parts]
+            made[name.replace("self_attn.q_proj", "attention.wqkv")] = torch.cat(parts, 1).flatten(0, 1).contiguous()
+        elif ".k_proj" not in name and ".v_proj" not in name:
+            for theirs, ours in names.items():
+                name = name.replace(theirs, ours)
+            made[name] = tensor
+    return made
+
+
+def hunyuan_moe(config):
+    """Numbers for each layer, as Tencent publishes them."""
+    layers = config["num_hidden_layers"]
+    config |= {"moe_topk": [config["moe_topk"]] * layers, "moe_intermediate_size": [config["intermediate_size"]] * layers,
+               "num_shared_expert": [1] * layers, "use_qk_norm": True, "use_cla": False, "norm_topk_prob": True,
+               "moe_layer_num_skipped": 0}
+    return dict(sorted(config.items()))
+
+
 def minicpm(config):
     """Granite's constants under MiniCPM's keys: what is added is multiplied by scale_depth / sqrt(layers), and logits are
     divided by hidden_size / dim_model_base."""
@@ -436,6 +472,10 @@ MODELS = {
     # transformers computes it as Llama; the published files are written for a class that they bring with them
     "internlm3": ("Llama", "llama", BRIEF_SPM | {"old": True, "rewrite": internlm3},
                   GQA | {"intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True} | rope(500000.0, "dynamic", factor=6.0)),
+    # the same, with other names and queries, keys and values of each key head in one matrix
+    "internlm2": ("Llama", "llama", BRIEF_SPM | {"old": True, "rewrite": internlm2, "rename": internlm2_tensors},
+                  GQA | {"intermediate_size": 32, "num_hidden_layers": 1, "bos_token_id": "<s>", "eos_token_id": "</s>"}
+                  | rope(1000000.0, "dynamic", factor=2.0)),
     # transformers has no such class: Granite computes the same
     "minicpm": ("Granite", "llama", BRIEF_SPM | {"old": True, "rewrite": minicpm},
                 GQA | {"intermediate_size": 32, "tie_word_embeddings": True, "attention_multiplier": 8**-0.5,
@@ -450,6 +490,12 @@ MODELS = {
                 GQA | HUNYUAN | {"max_position_embeddings": 32768, "intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True,
                                  "attention_bias": True}
                 | rope(10000.0, "dynamic", alpha=50.0, factor=1.0)),
+    # the lists and flags of the class that published files bring with them
+    "hunyuan_moe": ("HunYuanMoEV1", "hunyuan_moe", BRIEF | {"old": True, "rewrite": hunyuan_moe},
+                    GQA | {"bos_token_id": "<|startoftext|>", "eos_token_id": "<|eos|>", "pad_token_id": "<|pad|>",
+                           "sep_token_id": "<|extra_0|>", "eod_token_id": "<|endoftext|>", "max_position_embeddings": 32768, "num_hidden_layers": 1, "intermediate_size": 32, "head_dim": 8,
+                           "num_experts": 4, "moe_topk": 2, "tie_word_embeddings": True}
+                    | rope(10000.0, "dynamic", alpha=1000.0, factor=1.0)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,
@@ -736,6 +782,11 @@ def make_with(name, seed):
         "[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n", encoding="utf-8")
     if "rewrite" in options:
         dump(folder / "config.json", options["rewrite"](json.loads((folder / "config.json").read_text())), indent=2)
+    if "rename" in options:
+        path = folder / "model.safetensors"
+        with safetensors.safe_open(path, "pt") as file:
+            metadata, old = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}
+        safetensors.torch.save_file(options["rename"](old, config.to_dict()), path, metadata)
     differ = [c["text"] for c in cases if "transformers_ids" in c]
     size = sum(p.stat().st_size for p in folder.iterdir())
     print(f"{name:22} {size / 1024:6.1f} KiB  logits' deviation {tensors['prompt0.logits'].std():.2f}"

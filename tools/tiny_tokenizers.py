@@ -59,6 +59,10 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+HUNYUAN_MOE_CHAT = (
+    "{% for message in messages %}{% if message['role'] == 'system' %}{{ '<|startoftext|>' + message['content'] + '<|extra_4|>' }}"
+    "{% elif message['role'] == 'user' %}{{ '<|startoftext|>' + message['content'] + '<|extra_0|>' }}"
+    "{% else %}{{ message['content'] + '<|eos|>' }}{% endif %}{% endfor %}")
 LLAMA4_CHAT = (
     "{{- bos_token }}{%- for message in messages %}{{- '<|header_start|>' + message['role'] + '<|header_end|>\n\n' }}"
     "{%- if message['content'] is string %}{{- message['content'] }}{%- else %}{%- for part in message['content'] %}"
@@ -400,6 +404,15 @@ BPE = {
         "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|startoftext|>",
                    "eos_token": "<|return|>", "pad_token": "<|endoftext|>",
                    "model_input_names": ["input_ids", "attention_mask"], "chat_template": HARMONY_CHAT},
+    },
+    # the class that published files bring with them normalizes by NFC, too
+    "hunyuan_moe": {
+        "normalizer": {"type": "NFC"},
+        "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % ""}), BYTES_ONLY),
+        "post": lambda ids: BYTES_ONLY | {"trim_offsets": False},
+        "last": [added(t) for t in ["<|endoftext|>", "<|startoftext|>", "<|bos|>", "<|eos|>", "<|pad|>", "<|extra_0|>"]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|startoftext|>", "eos_token": "<|eos|>",
+                   "pad_token": "<|pad|>", "chat_template": HUNYUAN_MOE_CHAT},
     },
     "llama4": {
         "pre": sequence("pretokenizers", split({"Regex": GPT4O}), BYTES_ONLY),

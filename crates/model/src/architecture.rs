@@ -533,6 +533,12 @@ pub enum AliasLayout {
         /// Which of them, counted from 0.
         which: usize,
     },
+    /// Queries (0), keys (1) and values (2) in one matrix: of each key head the rows of its query heads, its own, and those of
+    /// its values.
+    Grouped {
+        /// Which of them.
+        which: usize,
+    },
     /// All experts in one tensor: of each expert the rows of `of` roles in turn, of which this one is number `which`,
     /// transposed (`[experts, columns, of * rows]`), or the numbers of vectors (`[experts, of * numbers]`).
     Woven {

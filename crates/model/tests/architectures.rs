@@ -301,7 +301,7 @@ fn configuration_is_the_same(folder: &str, source: &Checkpoint, config: &Config,
         assert_eq!((multipliers.scores(), multipliers.down), (1.0, 1.0));
         (source.embedding_multiplier, source.logit_multiplier) = (1.0, 1.0);
     }
-    if folder == "internlm3" {
+    if matches!(folder, "internlm2" | "internlm3") {
         // GGUF has no key for dynamic scaling, which changes nothing within the trained context.
         found.rope.scaling = source.rope.scaling.clone();
     }

@@ -24,6 +24,8 @@ mod granite_hybrid;
 mod granite_moe;
 mod helium;
 mod hunyuan;
+mod hunyuan_moe;
+mod internlm2;
 mod lfm2;
 mod lfm2_moe;
 mod llama;
@@ -74,6 +76,8 @@ pub use granite_hybrid::{GRANITE_HYBRID, GRANITE_HYBRID_MOE};
 pub use granite_moe::GRANITE_MOE;
 pub use helium::HELIUM;
 pub use hunyuan::HUNYUAN_DENSE;
+pub use hunyuan_moe::HUNYUAN_MOE;
+pub use internlm2::INTERNLM2;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
 pub use llama::{INTERNLM3, LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
@@ -167,6 +171,8 @@ pub static ALL: &[&Architecture] = &[
     &NEMOTRON,
     &HELIUM,
     &HUNYUAN_DENSE,
+    &HUNYUAN_MOE,
+    &INTERNLM2,
     &INTERNLM3,
     &MINICPM,
     &CHATGLM,

@@ -54,6 +54,7 @@ impl Reader<'_> {
     pub fn size(&self, field: Field, max: usize) -> Result<Option<usize>> {
         match self.said(field) {
             None => Ok(None),
+            Some(Said::Key(name)) if self.architecture.name == "hunyuan-moe" => self.of_all_layers(name, max),
             Some(Said::Key(name)) => self.root.size(name, max),
             Some(Said::Silent(silence, name)) => match silence {
                 Silence::Required => Err(self.root.missing(name)),
@@ -61,6 +62,24 @@ impl Reader<'_> {
                 Silence::Times(factor, other) => Ok(self.size(other, max)?.map(|size| size * factor)),
                 Silence::Nothing | Silence::Flag(_) | Silence::Word(_) => Ok(None),
             },
+        }
+    }
+
+    /// A size that the file may state for each layer, if it is the same for all.
+    pub(super) fn of_all_layers(&self, name: &str, max: usize) -> Result<Option<usize>> {
+        let Some(Value::Array(list)) = self.root.get(name) else { return self.root.size(name, max) };
+        let size = list.first().and_then(crate::json::as_u64).and_then(|size| usize::try_from(size).ok());
+        let same = list.iter().all(|other| Some(other) == list.first());
+        match size.filter(|size| same && (1..=max).contains(size)) {
+            Some(size) => Ok(Some(size)),
+            None => {
+                let what = format!(
+                    "{}: {} models whose layers differ in it are not supported",
+                    self.root.name(name),
+                    self.architecture.name
+                );
+                Err(Error::unsupported(self.root.file(), what))
+            }
         }
     }
 

@@ -37,6 +37,10 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
             };
         }
         "hunyuan-dense" => stretched(root, config)?,
+        "hunyuan-moe" => {
+            stretched(root, config)?;
+            hunyuan_experts(reader, config)?;
+        }
         "gemma3n" => super::gemma3n::from_hf(reader, config)?,
         "gemma4" => super::gemma4::from_hf(reader, config)?,
         "minicpm" => {
@@ -243,6 +247,14 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
                 }
             }
         },
+        "hunyuan-moe" => {
+            // As the published class and llama.cpp's converter read them.
+            let experts =
+                config.experts.map_or((1, config.ffn_size), |experts| (experts.used, experts.ffn_size));
+            set("moe_topk", json!(vec![experts.0; config.layers]));
+            set("moe_intermediate_size", json!(vec![experts.1; config.layers]));
+            set("num_shared_expert", json!(vec![1; config.layers]));
+        }
         "phi2" if config.head_dim * config.heads != config.hidden_size => {
             set("head_dim", json!(config.head_dim));
         }
@@ -441,6 +453,21 @@ fn stretched(root: &Object<'_>, config: &mut Config) -> Result<()> {
     config.rope_stretched = true;
     config.context_length = config.context_length.max(1 << 18);
     Ok(())
+}
+
+/// Hunyuan's experts are as wide as its shared expert, of which there is one: transformers and llama.cpp read no other.
+fn hunyuan_experts(reader: &Reader<'_>, config: &Config) -> Result<()> {
+    let shared = reader.of_all_layers("num_shared_expert", limit::EXPERTS)?.unwrap_or(1);
+    let width = config.experts.map_or(config.ffn_size, |experts| experts.ffn_size);
+    if shared == 1 && width == config.ffn_size {
+        return Ok(());
+    }
+    let what = format!(
+        "hunyuan-moe models with {shared} shared experts, or experts of another width ({width}) than intermediate_size ({}), \
+         are not supported",
+        config.ffn_size
+    );
+    Err(Error::unsupported(reader.root.file(), what))
 }
 
 /// gpt-oss scales its rope where `config.json` says nothing of it.

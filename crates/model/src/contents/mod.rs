@@ -94,6 +94,10 @@ pub struct Woven {
     pub row_stride: usize,
     /// Values from a column to the next.
     pub column_stride: usize,
+    /// So many rows are at even distances, then come others between them.
+    pub run: usize,
+    /// Values from the first row of so many to the first of the next.
+    pub run_stride: usize,
 }
 
 impl Woven {
@@ -106,11 +110,21 @@ impl Woven {
         const TOGETHER: usize = 32;
         assert_eq!(out.len(), rows.len() * columns * size);
         let row_bytes = columns * size;
+        let start = |row: usize| {
+            let run = self.run.max(1);
+            self.first + row / run * self.run_stride + row % run * self.row_stride
+        };
+        if self.column_stride == 1 {
+            for (row, out) in rows.zip(out.chunks_exact_mut(row_bytes.max(1))) {
+                out.copy_from_slice(&data[start(row) * size..][..row_bytes]);
+            }
+            return;
+        }
         for (some, out) in rows.step_by(TOGETHER).zip(out.chunks_mut((TOGETHER * row_bytes).max(1))) {
             for column in 0..columns {
-                let first = self.first + some * self.row_stride + column * self.column_stride;
-                for (row, out) in out.chunks_exact_mut(row_bytes).enumerate() {
-                    let value = &data[(first + row * self.row_stride) * size..][..size];
+                let across = column * self.column_stride;
+                for (row, out) in (some..).zip(out.chunks_exact_mut(row_bytes)) {
+                    let value = &data[(start(row) + across) * size..][..size];
                     out[column * size..][..size].copy_from_slice(value);
                 }
             }
@@ -359,6 +373,10 @@ impl Matcher<'_, '_> {
                     let rows = want.shape.first().copied().unwrap_or(0);
                     self.woven(want, index, (of, which * rows, 1))
                 }
+                (AliasLayout::Grouped { which }, Item::Plain(index)) => self.grouped(want, index, which),
+                (AliasLayout::Grouped { .. }, Item::Packed(number)) => {
+                    Err(self.packed_together(want, number))
+                }
                 // Layers that are packed one by one are found by their own names.
                 (AliasLayout::Woven { .. } | AliasLayout::Beside { .. }, Item::Packed(_)) => continue,
             };
@@ -443,8 +461,36 @@ impl Matcher<'_, '_> {
         let span = Span { tensor: index, start: part * bytes, bytes };
         Ok(match (row_stride, column_stride) {
             (0, 1) => Place::Plain(span),
-            _ => Place::Woven(Woven { span, first, row_stride, column_stride }),
+            _ => {
+                let (run, run_stride) = (usize::MAX, 0);
+                Place::Woven(Woven { span, first, row_stride, column_stride, run, run_stride })
+            }
         })
+    }
+
+    /// The rows of queries, keys or values (0, 1, 2) in a matrix that has those of each key head together.
+    fn grouped(&self, want: &ExpectedTensor, index: usize, which: usize) -> Result<Place, Problem> {
+        let info = &self.checkpoint.tensors()[index];
+        let Config { heads, kv_heads, head_dim, .. } = *self.config;
+        let &[_, columns] = want.shape.as_slice() else {
+            return Err(Problem::missing(self.checkpoint, want));
+        };
+        let demanded = [(heads + 2 * kv_heads) * head_dim, columns];
+        if info.shape != demanded {
+            return Err(Problem::shape(&info.name, self.checkpoint.file_of(info), &info.shape, &demanded));
+        }
+        self.check_type(info)?;
+        let queries = heads / kv_heads;
+        let before = if which == 0 { 0 } else { queries + which - 1 };
+        let size = head_dim * columns;
+        Ok(Place::Woven(Woven {
+            span: Span { tensor: index, start: 0, bytes: info.bytes },
+            first: before * size,
+            row_stride: columns,
+            column_stride: 1,
+            run: if which == 0 { queries * head_dim } else { head_dim },
+            run_stride: (queries + 2) * size,
+        }))
     }
 
     /// The same of a packed stack.
@@ -466,6 +512,15 @@ impl Matcher<'_, '_> {
             return Err(Problem::shape(&layer.name, file, &[layer.rows, layer.columns], &demanded));
         }
         Ok(Place::PackedRows { layer: number, first: (part * of + which) * rows, rows })
+    }
+
+    /// Why rows of a packed layer that belong to several layers cannot be taken.
+    fn packed_together(&self, want: &ExpectedTensor, number: usize) -> Problem {
+        let Some(layer) = self.packing.and_then(|p| p.layers().get(number)) else {
+            return Problem::missing(self.checkpoint, want);
+        };
+        let file = problem::file_of_layer(self.checkpoint, layer).to_path_buf();
+        Problem { tensor: layer.name.clone(), file, kind: ProblemKind::PackedTogether }
     }
 
     fn parts(&self, role: TensorRole) -> usize {

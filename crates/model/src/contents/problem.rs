@@ -38,6 +38,8 @@ pub enum ProblemKind {
     NotFloat(ElementType),
     /// Its rows are not whole blocks of its type.
     PartialBlocks(ElementType),
+    /// It is packed, with queries, keys and values of each key head together.
+    PackedTogether,
     /// A bias that such a model does not have, and that is not all zero.
     Bias {
         /// The architecture.
@@ -95,6 +97,10 @@ impl fmt::Display for ProblemKind {
                 write!(f, "its shape is {found:?}, the configuration demands {demanded:?}")
             }
             Self::NotFloat(found) => write!(f, "its type is {found}, a floating-point type is expected"),
+            Self::PackedTogether => f.write_str(
+                "queries, keys and values are packed as one layer, the rows of each key head together, which is not read; \
+                 start from the original weights",
+            ),
             Self::PartialBlocks(found) => write!(f, "its rows are not whole blocks of {found}"),
             Self::Bias { architecture } => write!(
                 f,

@@ -64,6 +64,9 @@ pub(super) fn write(mut source: Source, architecture: &str, out: &mut Metadata) 
         out.set("tokenizer.ggml.add_space_prefix", Value::Bool(prefixed));
     }
     let adds_bos_by_default = vocabulary(&source, architecture == "gemma4", out, &mut notes);
+    if architecture == "internlm2" && matches!(source.model, SourceModel::SentencePiece { .. }) {
+        out.set("tokenizer.ggml.add_space_prefix", Value::Bool(prefixed));
+    }
     for &(kind, id) in &source.ids {
         let name = match kind {
             "unk" => "unknown",
@@ -167,6 +170,14 @@ fn by_name(architecture: &str, source: &mut Source) {
             ("bos", "<|endoftext|>"),
         ],
         "chatglm" => &[("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>")],
+        // The end of a message in place of that of a text, whatever the files say.
+        "internlm2" => {
+            if let Some(id) = source.pieces.iter().position(|piece| piece == "<|im_end|>") {
+                source.ids.retain(|&(kind, _)| kind != "eos");
+                source.ids.push(("eos", id as u32));
+            }
+            return;
+        }
         _ => return,
     };
     for &(kind, name) in named {

@@ -71,6 +71,18 @@ const ANY_TEXT_MODEL: [&str; 18] = [
     "VideoLlavaForConditionalGeneration",
 ];
 
+/// Families that quern cannot compute, by their classes and names in GGUF, and why.
+const BEYOND: [(&str, &str); 4] = [
+    ("GlmMoeDsaForCausalLM", SPARSE),
+    ("glm-dsa", SPARSE),
+    ("DeepseekV32ForCausalLM", SPARSE),
+    ("deepseek32", SPARSE),
+];
+
+const SPARSE: &str = "its attention reads only the positions that an indexer chooses (sparse attention), which quern does not \
+                      compute; attention to all positions would give other results for texts of more than \"index_topk\" \
+                      positions";
+
 /// Language models that have names of their own inside multimodal models, and the `model_type` of the same model
 /// alone.
 const INSIDE: [(&str, &str); 7] = [
@@ -154,8 +166,9 @@ pub(crate) fn refusal(root: &Object<'_>, name: &str) -> Error {
 
 /// The error for an architecture quern does not know.
 pub(crate) fn unknown(file: &Path, name: &str) -> Error {
+    let beyond = BEYOND.iter().find(|(family, _)| *family == name).map(|(_, why)| format!(": {why}"));
     let name = brief(name);
-    let what = format!("the architecture {name:?} is not supported");
+    let what = format!("the architecture {name:?} is not supported{}", beyond.unwrap_or_default());
     Error::unsupported(file, what).with_remedy(Remedy::ListArchitectures)
 }
 
@@ -278,6 +291,16 @@ mod tests {
         assert!(text.contains("a llama model with a classification head"), "{text}");
         let text = refused(json!({}), "FooRewardModel");
         assert!(text.contains("a model with a reward head"), "{text}");
+    }
+
+    #[test]
+    fn families_of_sparse_attention_are_refused_with_the_reason() {
+        for class in ["GlmMoeDsaForCausalLM", "DeepseekV32ForCausalLM"] {
+            let text = refused(json!({ "index_topk": 2048 }), class);
+            assert!(text.contains(class) && text.contains("an indexer chooses"), "{text}");
+        }
+        let text = unknown(Path::new("model.gguf"), "glm-dsa").to_string();
+        assert!(text.contains("sparse attention"), "{text}");
     }
 
     fn read(config: &Value) -> Result<Option<(&'static str, String)>> {

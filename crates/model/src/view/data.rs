@@ -37,6 +37,8 @@ pub(super) enum Data<'a> {
     Multiplied(Multiplied<'a>),
     /// Plain rows in the map, and rows of zeros behind them.
     Padded(&'a [u8]),
+    /// Heads of several sources in turn, of so many rows each, in an order of their own.
+    Heads { parts: Vec<(Part<'a>, Option<RowOrder>)>, height: usize },
     /// Computed, small.
     Owned(Vec<u8>),
 }
@@ -154,6 +156,12 @@ impl<'a> Data<'a> {
             Self::LatentBoth(both) => both.read(rows, out),
             Self::Joined(joined) => joined.read(view, rows, out),
             Self::Multiplied(multiplied) => multiplied.read(view, rows, out),
+            Self::Heads { parts, height } => {
+                for (part, rows, out) in by_part(*height, rows, row_bytes, out) {
+                    let (part, order) = &parts[part];
+                    read_part(view, part, order.as_ref(), row_bytes, rows, out);
+                }
+            }
             Self::Rows { parts, order } => {
                 let height = (tensor.rows() / parts.len().max(1)).max(1);
                 for (part, rows, out) in by_part(height, rows, row_bytes, out) {
@@ -211,6 +219,18 @@ impl<'a> Data<'a> {
             Self::LatentKeys(_) => Vec::new(),
             Self::LatentBoth(both) if rows.end == tensor.rows() => both.spans(),
             Self::LatentBoth(_) => Vec::new(),
+            Self::Heads { parts, height } => {
+                let mut spans = Vec::new();
+                for (part, range) in ranges_by_part(*height, rows) {
+                    match &parts[part].0 {
+                        Part::Bytes(data) | Part::Woven { data, .. } if range.end == *height => {
+                            spans.push(*data);
+                        }
+                        Part::Bytes(_) | Part::Woven { .. } | Part::Packed { .. } => {}
+                    }
+                }
+                spans
+            }
             Self::Rows { parts, order } => {
                 let height = (tensor.rows() / parts.len().max(1)).max(1);
                 let mut spans = Vec::new();

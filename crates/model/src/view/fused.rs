@@ -16,11 +16,12 @@ use std::ops::Range;
 
 use quern_tensor_io::{ElementType, decode};
 
-use crate::architecture::{AliasLayout, TensorRole as Role};
+use crate::architecture::{AliasLayout, Layout, TensorRole as Role};
 use crate::config::{Config, ExpectedTensor};
 use crate::contents::{Contents, HeldTensor, Place, Span, Woven};
 
 use super::data::{Data, Part, read_part};
+use super::order::RowOrder;
 use super::stored::described_one;
 use super::values::{row_bytes, tensor_as_it_is, tensor_of};
 use super::{View, ViewTensor, mxfp4};
@@ -52,7 +53,7 @@ pub(super) fn woven(config: &Config, role: Role) -> Option<(&'static str, usize,
     let aliases = config.architecture.hf_aliases.iter().filter(|_| config.architecture.hf_woven);
     aliases.filter(|alias| alias.role == role).find_map(|alias| match alias.layout {
         AliasLayout::Woven { of, which } | AliasLayout::Beside { of, which } => Some((alias.name, of, which)),
-        AliasLayout::Same | AliasLayout::Stack { .. } => None,
+        AliasLayout::Same | AliasLayout::Stack { .. } | AliasLayout::Grouped { .. } => None,
     })
 }
 
@@ -61,8 +62,57 @@ pub(super) fn below(config: &Config, role: Role) -> Option<(&'static str, usize,
     let aliases = config.architecture.hf_aliases.iter().filter(|_| config.architecture.hf_woven);
     aliases.filter(|alias| alias.role == role).find_map(|alias| match alias.layout {
         AliasLayout::Stack { of, which } => Some((alias.name, of, which)),
-        AliasLayout::Same | AliasLayout::Woven { .. } | AliasLayout::Beside { .. } => None,
+        AliasLayout::Same
+        | AliasLayout::Woven { .. }
+        | AliasLayout::Beside { .. }
+        | AliasLayout::Grouped { .. } => None,
     })
+}
+
+/// The name under which a family's files hold queries, keys and values together, and which of them this role is.
+pub(super) fn grouped(config: &Config, role: Role) -> Option<(&'static str, usize)> {
+    let aliases = config.architecture.hf_aliases.iter().filter(|_| config.architecture.hf_woven);
+    aliases.filter(|alias| alias.role == role).find_map(|alias| match alias.layout {
+        AliasLayout::Grouped { which } => Some((alias.name, which)),
+        AliasLayout::Same
+        | AliasLayout::Stack { .. }
+        | AliasLayout::Woven { .. }
+        | AliasLayout::Beside { .. } => None,
+    })
+}
+
+/// The tensor that holds queries (`want`), keys and values of each key head together, of those that are apart: `find` gives
+/// the rows of one head, in the order of GGUF. `None` if one is missing or of another type than the others.
+pub(super) fn heads<'a>(
+    config: &Config,
+    want: &ExpectedTensor,
+    mut find: impl FnMut(Role, usize) -> Option<Source<'a>>,
+) -> Option<(ViewTensor, Data<'a>)> {
+    let (name, _) = grouped(config, want.role)?;
+    let &[_, columns] = want.shape.as_slice() else { return None };
+    let Config { heads, kv_heads, head_dim, .. } = *config;
+    let queries = heads / kv_heads;
+    let (mut parts, mut sources, mut stored) = (Vec::new(), Vec::new(), None);
+    for group in 0..kv_heads {
+        let own = (0..queries).map(|query| (Role::AttentionQ, group * queries + query));
+        for (role, head) in own.chain([(Role::AttentionK, group), (Role::AttentionV, group)]) {
+            let (part, element_type, source) = find(role, head)?;
+            if *stored.get_or_insert(element_type) != element_type {
+                return None;
+            }
+            let template = config.architecture.tensors.iter().find(|t| t.role == role)?;
+            parts.push((part, RowOrder::to_hugging_face(template, config)));
+            if !sources.contains(&source) {
+                sources.push(source);
+            }
+        }
+    }
+    let shape = vec![(heads + 2 * kv_heads) * head_dim, columns];
+    let whole =
+        ExpectedTensor { name: config.fill(name, want.layer, None)?, shape, part: None, ..want.clone() };
+    let packed = parts.iter().any(|(part, _)| matches!(part, Part::Packed { .. }));
+    let tensor = ViewTensor { packed, layout: Layout::Same, ..tensor_of(&whole, stored?, sources) };
+    Some((tensor, Data::Heads { parts, height: head_dim }))
 }
 
 /// The tensor that holds `want`, the first of a role [`below`] others, with all of them; `find` gives the part of a role
@@ -248,7 +298,11 @@ pub(super) fn as_files(contents: Contents<'_>) -> View<'_> {
         held.iter().map(|t| ((t.expected.role, t.expected.layer, t.expected.part), t.place)).collect();
     for HeldTensor { expected, place } in &held {
         let in_turn = woven(&config, expected.role);
-        let Some((name, _, which)) = in_turn.or_else(|| below(&config, expected.role)) else {
+        let together = grouped(&config, expected.role).map(|(name, which)| (name, 3, which));
+        // Packed one by one they stay apart.
+        let together = together.filter(|_| matches!(place, Place::Woven(_)));
+        let several = in_turn.or_else(|| below(&config, expected.role)).or(together);
+        let Some((name, _, which)) = several else {
             let (tensor, one) = described_one(checkpoint, contents.packing(), expected, *place);
             tensors.push(tensor);
             data.push(one);

@@ -50,6 +50,22 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
             }
             continue;
         }
+        if let Some((_, which)) = fused::grouped(&config, want.role) {
+            if which == 0 {
+                let source = |role, head| {
+                    let place = *by_role.get(&(role, want.layer))?;
+                    head_of((checkpoint, packing.as_ref()), place, config.head_dim, head)
+                };
+                let Some((tensor, one)) = fused::heads(&config, &want, source) else {
+                    let what = "queries, keys and values belong in one tensor and are of several types; convert the file \
+                                to one type first";
+                    return Err(Error::unsupported(checkpoint.path(), what).with_tensor(&want.name));
+                };
+                tensors.push(tensor);
+                data.push(one);
+            }
+            continue;
+        }
         if let Some((_, _, which)) = fused::below(&config, want.role)
             && by_role.contains_key(&(want.role, want.layer))
         {
@@ -117,6 +133,32 @@ pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_
         tensors,
         data,
     })
+}
+
+/// The rows of one head of a matrix.
+fn head_of<'a>(
+    (checkpoint, packing): (&'a Checkpoint, Option<&Packing>),
+    place: Place,
+    rows: usize,
+    head: usize,
+) -> Option<fused::Source<'a>> {
+    match place {
+        Place::Plain(span) => {
+            let (info, data) = (span.info(checkpoint), span.data(checkpoint));
+            let bytes = rows * info.element_type.row_bytes(info.columns())?;
+            Some((
+                Part::Bytes(data.get(head * bytes..(head + 1) * bytes)?),
+                info.element_type,
+                info.name.clone(),
+            ))
+        }
+        Place::Packed(layer) => {
+            let name = packing?.layers().get(layer)?.name.clone();
+            Some((Part::Packed { layer, first: head * rows, form: None }, ElementType::F32, name))
+        }
+        // Of Hugging Face's files alone.
+        Place::Woven(_) | Place::PackedRows { .. } => None,
+    }
 }
 
 /// All rows of a tensor.

@@ -249,6 +249,15 @@ impl<'a> View<'a> {
         tensor.sources.iter().filter_map(|name| packing?.layer(name)).collect()
     }
 
+    /// Whether a tensor has queries, keys and values of each key head together, of a family that has them apart: it is read
+    /// as plain numbers alone.
+    pub fn is_together(&self, tensor: &ViewTensor) -> bool {
+        let config = self.config.as_ref().filter(|config| config.convention == Convention::HuggingFace);
+        config.and_then(|config| fused::grouped(config, tensor.role?)).is_some_and(|(name, _)| {
+            name.rsplit_once("{layer}").is_some_and(|(_, end)| tensor.name.ends_with(end))
+        })
+    }
+
     /// How the checkpoint stores a tensor: an element type, or a scheme and its bits (`gptq 4-bit`); `computed` for
     /// what it does not hold.
     pub fn stored_as(&self, tensor: &ViewTensor) -> String {

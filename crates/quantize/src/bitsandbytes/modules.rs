@@ -47,6 +47,13 @@ pub(super) fn choose(view: &View<'_>, order: &[usize], skip: &[String]) -> Resul
             choice.quantized.push(false);
             continue;
         }
+        // Queries, keys and values in one matrix, which is read as plain numbers alone.
+        if view.is_together(tensor) {
+            let module = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+            others.insert(module.rsplit('.').next().unwrap_or(module).to_owned());
+            choice.quantized.push(false);
+            continue;
+        }
         let Some((module, class)) = classes.of(tensor) else {
             choice.quantized.push(false);
             continue;

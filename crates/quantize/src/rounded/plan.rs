@@ -80,7 +80,8 @@ pub(super) fn of_view(view: &View<'_>, options: &Options) -> Result<RoundedPlan>
     let (mut plain, mut quantized_modules) = (Vec::new(), Vec::new());
     let (mut experts, mut partial) = (0, 0);
     for tensor in tensors() {
-        let class = classes.of(tensor);
+        // Queries, keys and values in one matrix are read as plain numbers alone.
+        let class = classes.of(tensor).filter(|_| !view.is_together(tensor));
         let quantized = class.is_some_and(|(module, class)| {
             matches!(class, Class::Linear | Class::Expert) && !skipped.matches(module)
         });

@@ -73,6 +73,7 @@ fn best<'k>(fitting: impl Iterator<Item = &'k Known> + Clone, given: &FileRule) 
         "dbrx" | "phi3" | "olmo2" | "olmo3" | "granitemoehybrid" => "dbrx",
         "exaone4" => "exaone4",
         "hunyuan_v1_dense" => "hunyuan-dense",
+        "hunyuan_v1_moe" => "hunyuan",
         "glm" | "glm4" | "glm4v" | "glm4_moe" | "glm4_moe_lite" | "chatglm" => "glm4",
         "llama4" | "llama4_text" => "llama4",
         "minimax_m2" => "minimax-m2",
