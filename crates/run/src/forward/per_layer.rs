@@ -75,8 +75,7 @@ impl Phases<'_, '_> {
 
     /// Multiplies the residual stream with the factor behind the block.
     pub(crate) fn scale(&mut self, x: ValuesMut<'_>) -> Result<()> {
-        let scale = self.block.scale;
-        if scale != 1.0 {
+        if let Some(scale) = self.block.scale {
             x.host()?.iter_mut().for_each(|x| *x *= scale);
         }
         Ok(())

@@ -22,7 +22,7 @@ impl Layerwise<'_> {
             self.replace(&[&own.output], calibrator, |block, _| place(block, |own| &mut own.output))?;
             self.each(|lane, _, tokens| lane.add_own(tokens))?;
         }
-        if original.scale != 1.0 {
+        if original.scale.is_some() {
             self.each(|lane, _, tokens| lane.scale(tokens))?;
         }
         Ok(())

@@ -111,8 +111,8 @@ pub(crate) struct Block {
     pub(crate) streams: Option<Box<Streams>>,
     /// Where gates of the network are cut off, in standard deviations above their mean.
     pub(crate) cutoff: Option<f32>,
-    /// What the residual stream is multiplied with at the end.
-    pub(crate) scale: f32,
+    /// What the residual stream is multiplied with at the end, where the model has such a number.
+    pub(crate) scale: Option<f32>,
 }
 
 impl Widen {
@@ -155,13 +155,8 @@ impl Experts {
     /// The layers of each expert that a router chooses.
     pub(crate) fn ops(&self) -> Vec<ExpertLayers<'_>> {
         let experts = self.experts.iter();
-        experts
-            .map(|e| ExpertLayers {
-                gate: e.gate.as_ref().map(|gate| &gate.op),
-                up: &e.up.op,
-                down: &e.down.op,
-            })
-            .collect()
+        let layers = experts.map(|e| (e.gate.as_ref().map(|gate| &gate.op), &e.up.op, &e.down.op));
+        layers.map(|(gate, up, down)| ExpertLayers { gate, up, down }).collect()
     }
 }
 

@@ -253,7 +253,7 @@ impl Weights {
                         + s.scale.len() as u64
                 });
             // The factor behind a block is a tensor where there are such.
-            let scale = u64::from(b.scale != 1.0) + 4 * u64::from(b.xielu.is_some());
+            let scale = u64::from(b.scale.is_some()) + 4 * u64::from(b.xielu.is_some());
             b.mixer.vector_values() as u64
                 + router
                 + own

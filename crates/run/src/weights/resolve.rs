@@ -179,8 +179,8 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
             (false, own) => own.copied(),
         },
         scale: match has(R::LayerScale) {
-            true => lookup.vector(R::LayerScale, at)?.first().copied().unwrap_or(1.0),
-            false => 1.0,
+            true => lookup.vector(R::LayerScale, at)?.first().copied(),
+            false => None,
         },
     })
 }
