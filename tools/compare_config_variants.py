@@ -76,6 +76,7 @@ VARIANTS = [
     ("seed_oss", {"rope_theta": "DEL", "max_position_embeddings": "DEL"}),
     ("seed_oss", {"rope_scaling": {"rope_type": "default"}, "sliding_window": 4}),
     ("seed_oss", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16}}),
+    ("solar_open", {"norm_topk_prob": False, "routed_scaling_factor": "DEL"}),
     ("seed_oss-biases", {"hidden_act": "swish", "rope_parameters": {"rope_type": "llama3", "rope_theta": 5000.0,
                          "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
                          "original_max_position_embeddings": 16}}),

@@ -38,6 +38,7 @@ CLASSES = {
     "qwen2_moe": "Qwen2Moe", "ernie4_5_moe": "Ernie4_5_Moe", "minimax_m2": "MiniMaxM2",
     "glm4": "Glm4", "glm": "Glm", "cohere": "Cohere", "nemotron": "Nemotron", "helium": "Helium",
     "apertus": "Apertus", "hunyuan_v1_dense": "HunYuanDenseV1",
+    "solar_open": "SolarOpen", "cwm": "Cwm", "ministral": "Ministral", "jais2": "Jais2", "hyperclovax": "HyperCLOVAX",
 }
 
 

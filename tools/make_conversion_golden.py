@@ -52,7 +52,8 @@ PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "
        "granitemoe": "refact", "granitemoeshared": "refact", "youtu": "llama-bpe",
        "deepseek_v2": "deepseek-llm", "deepseek_v3": "deepseek-v3", "glm4_moe_lite": "glm4",
        "glm4": "glm4", "glm": "glm4", "cohere": "command-r",
-       "hunyuan": "hunyuan-dense", "apertus": "llama-bpe"}
+       "hunyuan": "hunyuan-dense", "apertus": "llama-bpe",
+       "solar_open": "solar-open", "jais2": "jais-2"}
 
 # Keys the converter reads from config.json that transformers does not (or no longer) write.
 CONFIG = {

@@ -402,6 +402,13 @@ MODELS = {
                 GQA | HUNYUAN | {"max_position_embeddings": 32768, "intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True,
                                  "attention_bias": True}
                 | rope(10000.0, "dynamic", alpha=50.0, factor=1.0)),
+    # mixtures in every layer; the width of a network that no layer has is in published files
+    "solar_open": ("SolarOpen", "solar_open", BRIEF | {"vocab": 2},
+                   GQA | {"head_dim": 8, "tie_word_embeddings": True, "partial_rotary_factor": 1.0, "first_k_dense_replace": 0,
+                          "moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1,
+                          "routed_scaling_factor": 1.7, "n_group": 1, "topk_group": 1, "bos_token_id": "<|startoftext|>",
+                          "eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>"}
+                   | rope(1000000.0, "yarn", factor=2.0, original_max_position_embeddings=16, partial_rotary_factor=1.0)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,

@@ -77,6 +77,10 @@ GEMMA_CHAT = (
     "message['role'] %}{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
 )
+SOLAR_CHAT = (
+    "{% for message in messages %}{{ '<|begin|>' + message['role'] + '<|content|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|begin|>assistant' }}{% endif %}"
+)
 SEED_CHAT = (
     "{% for message in messages %}{{ '<seed:bos>' + message['role'] + '\\n' + message['content'] + '<seed:eos>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<seed:bos>assistant\\n' }}{% endif %}"
@@ -339,6 +343,18 @@ BPE = {
         "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": None, "eos_token": "<|im_end|>",
                    "pad_token": "<|im_end|>", "model_input_names": ["input_ids", "attention_mask"],
                    "chat_template": CHATML},
+    },
+    "solar_open": {
+        "normalizer": {"type": "NFC"},
+        "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % ""}), BYTES_ONLY | {"trim_offsets": False}),
+        "post": lambda ids: BYTES_ONLY | {"trim_offsets": False},
+        "first": [added(t) for t in ["<unk>", "<|startoftext|>", "<|endoftext|>"]],
+        "in_vocab": ["<unk>", "<|startoftext|>", "<|endoftext|>"],
+        "last": [added(t) for t in ["<|begin|>", "<|content|>", "<|end|>"]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|startoftext|>",
+                   "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<unk>",
+                   "chat_template": SOLAR_CHAT},
+    },
     },
     "dots1": {
         "normalizer": {"type": "NFC"},

@@ -57,7 +57,7 @@ pub use gemma::{GEMMA, GEMMA2, GEMMA3};
 pub use gemma3n::GEMMA3N;
 pub use gemma4::GEMMA4;
 pub use glm4::{CHATGLM, GLM4, GLM4V};
-pub use glm4_moe::GLM4_MOE;
+pub use glm4_moe::{GLM4_MOE, SOLAR_OPEN};
 pub use gpt_neox::GPT_NEOX;
 pub use gpt_oss::GPT_OSS;
 pub use gpt2::GPT2;
@@ -149,6 +149,7 @@ pub static ALL: &[&Architecture] = &[
     &CHATGLM,
     &GLM4V,
     &PHIMOE,
+    &SOLAR_OPEN,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or
