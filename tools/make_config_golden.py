@@ -67,7 +67,7 @@ def sizes(given):
     kind = config.model_type
     heads, hidden, layers = config.num_attention_heads, config.hidden_size, config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
-    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss"):
+    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss", "cwm", "vaultgemma"):
         limited = [window is not None and t == "sliding_attention" for t in config.layer_types]
     elif kind in ("mistral", "mixtral", "phi3", "starcoder2", "qwen3_moe"):
         limited = [window is not None] * layers
@@ -153,6 +153,9 @@ SIZES = [{"model_type": kind} | REQUIRED.get(kind, {}) for kind in CLASSES] + [
     {"model_type": "lfm2", "intermediate_size": 1024, "block_auto_adjust_ff_dim": False},
     {"model_type": "qwen3_5_text", "partial_rotary_factor": 0.5, "num_hidden_layers": 2},
     {"model_type": "seed_oss", "num_key_value_heads": None, "head_dim": None, "hidden_size": 5120},
+    {"model_type": "ministral", "layer_types": ["full_attention", "sliding_attention"] * 16},
+    {"model_type": "cwm", "sliding_window": 128, "num_hidden_layers": 6},
+    {"model_type": "cwm", "num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]},
 ]
 
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 2, "max_position_embeddings": 1024}

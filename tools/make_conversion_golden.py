@@ -77,7 +77,7 @@ ROUNDED = "one is added to the norms in float16, which cannot hold the sum: adde
 CODE = {"stablelm-parallel": LOST, "gemma": ROUNDED, "gemma3": ROUNDED, "gemma3-images": ROUNDED, "nemotron": ROUNDED}
 
 # Not in llama.cpp: no converter, no architecture.
-WITHOUT = {"opt", "opt-350m", "helium", "glm4v"}
+WITHOUT = {"opt", "opt-350m", "helium", "glm4v", "cwm", "hyperclovax", "vaultgemma", "flex_olmo"}
 
 
 def convert(directory, outtype, target, changed):

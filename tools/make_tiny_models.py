@@ -409,6 +409,12 @@ MODELS = {
                           "routed_scaling_factor": 1.7, "n_group": 1, "topk_group": 1, "bos_token_id": "<|startoftext|>",
                           "eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>"}
                    | rope(1000000.0, "yarn", factor=2.0, original_max_position_embeddings=16, partial_rotary_factor=1.0)),
+    # a window on the second layer and, of published models, each that is not the first of four
+    "cwm": ("Cwm", "llama3", BRIEF | {"vocab": 3},
+            GQA | {"intermediate_size": 32, "head_dim": 8, "sliding_window": 4, "bos_token_id": "<|begin_of_text|>",
+                   "eos_token_id": "<|eot_id|>", "tie_word_embeddings": True}
+            | rope(1000000.0, "llama3", factor=16.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                   original_max_position_embeddings=32)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,

@@ -66,7 +66,7 @@ pub use helium::HELIUM;
 pub use hunyuan::HUNYUAN_DENSE;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
-pub use llama::{INTERNLM3, LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
+pub use llama::{CWM, INTERNLM3, LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
 pub use minicpm::MINICPM;
 pub use minicpm3::MINICPM3;
 pub use minimax_m2::MINIMAX_M2;
@@ -150,6 +150,7 @@ pub static ALL: &[&Architecture] = &[
     &GLM4V,
     &PHIMOE,
     &SOLAR_OPEN,
+    &CWM,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or
