@@ -415,6 +415,10 @@ MODELS = {
                    "eos_token_id": "<|eot_id|>", "tie_word_embeddings": True}
             | rope(1000000.0, "llama3", factor=16.0, low_freq_factor=1.0, high_freq_factor=4.0,
                    original_max_position_embeddings=32)),
+    "jais2": ("Jais2", "jais2", BRIEF | {"vocab": 3},
+              LAYER_NORM | {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True,
+                            "bos_token_id": "<|begin_of_text|>", "eos_token_id": "<|im_end|>", "pad_token_id": "<|end_of_text|>"}
+              | rope(500000.0)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,

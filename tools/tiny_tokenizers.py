@@ -35,6 +35,12 @@ TIKTOKEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+# llama.cpp's "jais-2": runs of white space by powers of two
+JAIS2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    + "".join(r"|\s{%d}(?!\S)" % 2**n for n in range(9, 1, -1)) + r"|\s{1,2}(?!\S)|\s{1}"
+)
+
 SEED_CODER = (
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\r\n]+|\\s*[\r\n]+"
     "|\\s+(?!\\S)|\\s+"
@@ -355,6 +361,12 @@ BPE = {
                    "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<unk>",
                    "chat_template": SOLAR_CHAT},
     },
+    "jais2": {
+        "pre": sequence("pretokenizers", split({"Regex": JAIS2}), BYTES_ONLY),
+        "post": lambda ids: BYTES_ONLY,
+        "last": [added(t) for t in ["<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>"]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin_of_text|>",
+                   "eos_token": "<|im_end|>", "pad_token": "<|end_of_text|>", "chat_template": CHATML},
     },
     "dots1": {
         "normalizer": {"type": "NFC"},

@@ -21,6 +21,7 @@ mod gpt_oss;
 mod granite;
 mod helium;
 mod hunyuan;
+mod jais2;
 mod lfm2;
 mod lfm2_moe;
 mod llama;
@@ -64,6 +65,7 @@ pub use gpt2::GPT2;
 pub use granite::GRANITE;
 pub use helium::HELIUM;
 pub use hunyuan::HUNYUAN_DENSE;
+pub use jais2::JAIS2;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
 pub use llama::{CWM, INTERNLM3, LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
@@ -151,6 +153,7 @@ pub static ALL: &[&Architecture] = &[
     &PHIMOE,
     &SOLAR_OPEN,
     &CWM,
+    &JAIS2,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or
