@@ -419,6 +419,10 @@ MODELS = {
               LAYER_NORM | {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True,
                             "bos_token_id": "<|begin_of_text|>", "eos_token_id": "<|im_end|>", "pad_token_id": "<|end_of_text|>"}
               | rope(500000.0)),
+    "hyperclovax": ("HyperCLOVAX", "smollm3", BRIEF | {"vocab": 3},
+                    GQA | SMOL | {"intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True, "attention_multiplier": 0.3,
+                                  "embedding_multiplier": 3.0, "residual_multiplier": 0.6, "logits_scaling": 0.4}
+                    | rope(100000.0)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,

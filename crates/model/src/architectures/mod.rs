@@ -62,7 +62,7 @@ pub use glm4_moe::{GLM4_MOE, SOLAR_OPEN};
 pub use gpt_neox::GPT_NEOX;
 pub use gpt_oss::GPT_OSS;
 pub use gpt2::GPT2;
-pub use granite::GRANITE;
+pub use granite::{GRANITE, HYPERCLOVA_X};
 pub use helium::HELIUM;
 pub use hunyuan::HUNYUAN_DENSE;
 pub use jais2::JAIS2;
@@ -154,6 +154,7 @@ pub static ALL: &[&Architecture] = &[
     &SOLAR_OPEN,
     &CWM,
     &JAIS2,
+    &HYPERCLOVA_X,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or
