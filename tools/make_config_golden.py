@@ -39,12 +39,13 @@ CLASSES = {
     "glm4": "Glm4", "glm": "Glm", "cohere": "Cohere", "nemotron": "Nemotron", "helium": "Helium",
     "apertus": "Apertus", "hunyuan_v1_dense": "HunYuanDenseV1",
     "solar_open": "SolarOpen", "cwm": "Cwm", "ministral": "Ministral", "jais2": "Jais2", "hyperclovax": "HyperCLOVAX",
+    "vaultgemma": "VaultGemma", "flex_olmo": "FlexOlmo",
 }
 
 
 # How the modelling code of a family calls its activation, where not "hidden_act".
 ACTIVATIONS = {
-    "gemma2": "hidden_activation", "gemma3_text": "hidden_activation", "opt": "activation_function",
+    "gemma2": "hidden_activation", "vaultgemma": "hidden_activation", "gemma3_text": "hidden_activation", "opt": "activation_function",
     "gpt2": "activation_function", "falcon": "activation",
 }
 

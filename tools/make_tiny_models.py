@@ -423,6 +423,9 @@ MODELS = {
                     GQA | SMOL | {"intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True, "attention_multiplier": 0.3,
                                   "embedding_multiplier": 3.0, "residual_multiplier": 0.6, "logits_scaling": 0.4}
                     | rope(100000.0)),
+    "vaultgemma": ("VaultGemma", "gemma", BRIEF_SPM | {"dtype": torch.bfloat16, "tokenizer": {"size": 328, "model_file": False}},
+                   GQA | {"intermediate_size": 32, "head_dim": 8, "query_pre_attn_scalar": 12, "sliding_window": 4,
+                          "final_logit_softcapping": 8.0, "attn_logit_softcapping": 5.0} | rope()),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,

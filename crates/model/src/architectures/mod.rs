@@ -54,7 +54,7 @@ pub use ernie4_5::ERNIE4_5;
 pub use ernie4_5_moe::ERNIE4_5_MOE;
 pub use exaone4::EXAONE4;
 pub use falcon::FALCON;
-pub use gemma::{GEMMA, GEMMA2, GEMMA3};
+pub use gemma::{GEMMA, GEMMA2, GEMMA3, VAULT_GEMMA};
 pub use gemma3n::GEMMA3N;
 pub use gemma4::GEMMA4;
 pub use glm4::{CHATGLM, GLM4, GLM4V};
@@ -155,6 +155,7 @@ pub static ALL: &[&Architecture] = &[
     &CWM,
     &JAIS2,
     &HYPERCLOVA_X,
+    &VAULT_GEMMA,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or
