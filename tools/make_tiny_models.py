@@ -426,6 +426,9 @@ MODELS = {
     "vaultgemma": ("VaultGemma", "gemma", BRIEF_SPM | {"dtype": torch.bfloat16, "tokenizer": {"size": 328, "model_file": False}},
                    GQA | {"intermediate_size": 32, "head_dim": 8, "query_pre_attn_scalar": 12, "sliding_window": 4,
                           "final_logit_softcapping": 8.0, "attn_logit_softcapping": 5.0} | rope()),
+    "flex_olmo": ("FlexOlmo", "olmo2", BRIEF | {"vocab": 3},
+                  GQA | OLMO | {"intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 3,
+                                "tie_word_embeddings": True} | rope(500000.0)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,

@@ -75,7 +75,7 @@ pub use minimax_m2::MINIMAX_M2;
 pub use nemotron::NEMOTRON;
 pub use nemotron_h::NEMOTRON_H;
 pub use olmo2::{OLMO2, OLMO3};
-pub use olmoe::OLMOE;
+pub use olmoe::{FLEX_OLMO, OLMOE};
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
 pub use phimoe::PHIMOE;
@@ -156,6 +156,7 @@ pub static ALL: &[&Architecture] = &[
     &JAIS2,
     &HYPERCLOVA_X,
     &VAULT_GEMMA,
+    &FLEX_OLMO,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or
