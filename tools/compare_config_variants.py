@@ -86,6 +86,8 @@ VARIANTS = [
     ("hyperclovax", {"attention_multiplier": "DEL", "logits_scaling": "DEL"}),
     ("hyperclovax", {"embedding_multiplier": "DEL", "residual_multiplier": "DEL"}),
     ("vaultgemma", {"attn_logit_softcapping": None, "query_pre_attn_scalar": "DEL", "layer_types": "DEL"}),
+    ("exaone_moe", {"mlp_layer_types": ["sparse", "dense"], "layer_types": ["full_attention", "sliding_attention"]}),
+    ("exaone_moe", {"routed_scaling_factor": "DEL", "norm_topk_prob": False, "sliding_window": "DEL"}),
     ("flex_olmo", {"norm_topk_prob": True, "rope_parameters": "DEL"}),
     ("seed_oss-biases", {"hidden_act": "swish", "rope_parameters": {"rope_type": "llama3", "rope_theta": 5000.0,
                          "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,

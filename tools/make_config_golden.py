@@ -39,7 +39,7 @@ CLASSES = {
     "glm4": "Glm4", "glm": "Glm", "cohere": "Cohere", "nemotron": "Nemotron", "helium": "Helium",
     "apertus": "Apertus", "hunyuan_v1_dense": "HunYuanDenseV1",
     "solar_open": "SolarOpen", "cwm": "Cwm", "ministral": "Ministral", "jais2": "Jais2", "hyperclovax": "HyperCLOVAX",
-    "vaultgemma": "VaultGemma", "flex_olmo": "FlexOlmo",
+    "vaultgemma": "VaultGemma", "flex_olmo": "FlexOlmo", "exaone_moe": "ExaoneMoe",
 }
 
 
@@ -68,7 +68,7 @@ def sizes(given):
     kind = config.model_type
     heads, hidden, layers = config.num_attention_heads, config.hidden_size, config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
-    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss", "cwm", "vaultgemma"):
+    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss", "cwm", "vaultgemma", "exaone_moe"):
         limited = [window is not None and t == "sliding_attention" for t in config.layer_types]
     elif kind in ("mistral", "mixtral", "phi3", "starcoder2", "qwen3_moe"):
         limited = [window is not None] * layers

@@ -53,13 +53,14 @@ PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "
        "deepseek_v2": "deepseek-llm", "deepseek_v3": "deepseek-v3", "glm4_moe_lite": "glm4",
        "glm4": "glm4", "glm": "glm4", "cohere": "command-r",
        "hunyuan": "hunyuan-dense", "apertus": "llama-bpe",
-       "solar_open": "solar-open", "jais2": "jais-2"}
+       "solar_open": "solar-open", "jais2": "jais-2", "exaone_moe": "exaone-moe"}
 
 # Keys the converter reads from config.json that transformers does not (or no longer) write.
 CONFIG = {
     # as published
     "cohere2": {"rotary_pct": 1.0},
     "dots1": {"scoring_func": "sigmoid"},
+    "exaone_moe": {"scoring_func": "sigmoid"},
     "phi3_moe": {"architectures": ["PhiMoEForCausalLM"]},
     # without it the converter writes no key, and its loader knows the published models by their sizes
     "glm4_moe_lite": {"scoring_func": "sigmoid", "first_k_dense_replace": 1},

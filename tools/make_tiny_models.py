@@ -429,6 +429,12 @@ MODELS = {
     "flex_olmo": ("FlexOlmo", "olmo2", BRIEF | {"vocab": 3},
                   GQA | OLMO | {"intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 3,
                                 "tie_word_embeddings": True} | rope(500000.0)),
+    # the second layer sees everything and does not rotate
+    "exaone_moe": ("ExaoneMoe", "exaone_moe", BRIEF | {"vocab": 2},
+                   GQA | {"intermediate_size": 32, "head_dim": 8, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2,
+                          "tie_word_embeddings": True, "sliding_window": 4, "routed_scaling_factor": 1.7,
+                          "layer_types": ["sliding_attention", "full_attention"], "bos_token_id": "[BOS]",
+                          "eos_token_id": "<|endofturn|>", "pad_token_id": "[PAD]"} | rope(1000000.0)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,

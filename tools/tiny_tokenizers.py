@@ -41,6 +41,12 @@ JAIS2 = (
     + "".join(r"|\s{%d}(?!\S)" % 2**n for n in range(9, 1, -1)) + r"|\s{1,2}(?!\S)|\s{1}"
 )
 
+# llama.cpp's "exaone-moe": words with spaces between them
+EXAONE_MOE = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
 SEED_CODER = (
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\r\n]+|\\s*[\r\n]+"
     "|\\s+(?!\\S)|\\s+"
@@ -82,6 +88,10 @@ GEMMA_CHAT = (
     "{{ bos_token }}{% for message in messages %}{% set role = 'model' if message['role'] == 'assistant' else "
     "message['role'] %}{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+K_EXAONE_CHAT = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|endofturn|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
 SOLAR_CHAT = (
     "{% for message in messages %}{{ '<|begin|>' + message['role'] + '<|content|>' + message['content'] + '<|end|>' }}"
@@ -456,6 +466,16 @@ BPE = {
         "config": {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "bos_token": "[BOS]",
                    "eos_token": "[|endofturn|]", "pad_token": "[PAD]", "unk_token": "[UNK]",
                    "chat_template": EXAONE_CHAT},
+    },
+    "exaone_moe": {
+        "pre": sequence("pretokenizers", split({"Regex": EXAONE_MOE}), BYTES_ONLY),
+        "post": lambda ids: BYTES_ONLY,
+        "first": [added(t) for t in ["[BOS]", "[PAD]", "[EOS]", "[UNK]"]],
+        "in_vocab": ["[BOS]", "[PAD]", "[EOS]", "[UNK]"],
+        "last": [added(t) for t in ["<|endofturn|>", "<|system|>", "<|user|>", "<|assistant|>"]],
+        "config": {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "bos_token": "[BOS]",
+                   "eos_token": "<|endofturn|>", "pad_token": "[PAD]", "unk_token": "[UNK]",
+                   "chat_template": K_EXAONE_CHAT},
     },
     "cohere": {
         "normalizer": {"type": "NFC"},

@@ -9,6 +9,7 @@ mod dots1;
 mod ernie4_5;
 mod ernie4_5_moe;
 mod exaone4;
+mod exaone_moe;
 mod falcon;
 mod gemma;
 mod gemma3n;
@@ -52,6 +53,7 @@ pub use deepseek2::{DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE, YOUTU};
 pub use dots1::DOTS1;
 pub use ernie4_5::ERNIE4_5;
 pub use ernie4_5_moe::ERNIE4_5_MOE;
+pub use exaone_moe::EXAONE_MOE;
 pub use exaone4::EXAONE4;
 pub use falcon::FALCON;
 pub use gemma::{GEMMA, GEMMA2, GEMMA3, VAULT_GEMMA};
@@ -157,6 +159,7 @@ pub static ALL: &[&Architecture] = &[
     &HYPERCLOVA_X,
     &VAULT_GEMMA,
     &FLEX_OLMO,
+    &EXAONE_MOE,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or

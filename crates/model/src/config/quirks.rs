@@ -212,7 +212,7 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
             set("layer_types", config.sliding_layers.iter().map(kind).collect());
         }
-        "gemma2" | "gemma3" | "cohere2" | "exaone4" => {
+        "gemma2" | "gemma3" | "cohere2" | "exaone4" | "exaone-moe" => {
             let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
             set("layer_types", config.sliding_layers.iter().map(kind).collect());
         }
@@ -306,7 +306,7 @@ fn sliding(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         for (layer, limited) in config.sliding_layers.iter_mut().enumerate() {
             *limited = layer as u64 >= from;
         }
-    } else if matches!(config.architecture.name, "gemma3" | "cohere2" | "exaone4")
+    } else if matches!(config.architecture.name, "gemma3" | "cohere2" | "exaone4" | "exaone-moe")
         && let Some(pattern) = root.size("sliding_window_pattern", limit::LAYERS)?
     {
         config.sliding_layers = all_but_every(pattern, config.layers);
