@@ -40,12 +40,14 @@ CLASSES = {
     "llama4_text": "Llama4Text", "granitemoe": "GraniteMoe", "granitemoeshared": "GraniteMoeShared",
     "glm4": "Glm4", "glm": "Glm", "cohere": "Cohere", "nemotron": "Nemotron", "helium": "Helium",
     "apertus": "Apertus", "hunyuan_v1_dense": "HunYuanDenseV1", "hunyuan_v1_moe": "HunYuanMoEV1",
+    "solar_open": "SolarOpen", "cwm": "Cwm", "ministral": "Ministral", "jais2": "Jais2", "hyperclovax": "HyperCLOVAX",
+    "vaultgemma": "VaultGemma", "flex_olmo": "FlexOlmo", "exaone_moe": "ExaoneMoe",
 }
 
 
 # How the modelling code of a family calls its activation, where not "hidden_act".
 ACTIVATIONS = {
-    "gemma2": "hidden_activation", "gemma3_text": "hidden_activation", "opt": "activation_function",
+    "gemma2": "hidden_activation", "vaultgemma": "hidden_activation", "gemma3_text": "hidden_activation", "opt": "activation_function",
     "gpt2": "activation_function", "falcon": "activation",
 }
 
@@ -68,7 +70,7 @@ def sizes(given):
     kind = config.model_type
     heads, hidden, layers = config.num_attention_heads, config.hidden_size, config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
-    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss"):
+    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss", "cwm", "vaultgemma", "exaone_moe"):
         limited = [window is not None and t == "sliding_attention" for t in config.layer_types]
     elif kind == "llama4_text":
         window = config.attention_chunk_size
@@ -160,6 +162,9 @@ SIZES = [{"model_type": kind} | REQUIRED.get(kind, {}) for kind in CLASSES] + [
     {"model_type": "qwen3_5_text", "partial_rotary_factor": 0.5, "num_hidden_layers": 2},
     {"model_type": "granitemoehybrid", "shared_intermediate_size": 512},
     {"model_type": "seed_oss", "num_key_value_heads": None, "head_dim": None, "hidden_size": 5120},
+    {"model_type": "ministral", "layer_types": ["full_attention", "sliding_attention"] * 16},
+    {"model_type": "cwm", "sliding_window": 128, "num_hidden_layers": 6},
+    {"model_type": "cwm", "num_hidden_layers": 2, "layer_types": ["sliding_attention", "full_attention"]},
 ]
 
 SMALL = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 2, "max_position_embeddings": 1024}

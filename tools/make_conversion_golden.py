@@ -53,13 +53,15 @@ PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "
        "llama4": "llama4", "granitemoe": "refact", "granitemoeshared": "refact", "granitehybrid": "dbrx", "granitehybrid_moe": "dbrx", "mamba2": "olmo", "falcon_h1": "llama-bpe", "youtu": "llama-bpe",
        "deepseek_v2": "deepseek-llm", "deepseek_v3": "deepseek-v3", "glm4_moe_lite": "glm4",
        "glm4": "glm4", "glm": "glm4", "cohere": "command-r",
-       "hunyuan": "hunyuan-dense", "hunyuan_moe": "hunyuan", "apertus": "llama-bpe"}
+       "hunyuan": "hunyuan-dense", "hunyuan_moe": "hunyuan", "apertus": "llama-bpe",
+       "solar_open": "solar-open", "jais2": "jais-2", "exaone_moe": "exaone-moe"}
 
 # Keys the converter reads from config.json that transformers does not (or no longer) write.
 CONFIG = {
     # as published
     "cohere2": {"rotary_pct": 1.0},
     "dots1": {"scoring_func": "sigmoid"},
+    "exaone_moe": {"scoring_func": "sigmoid"},
     "phi3_moe": {"architectures": ["PhiMoEForCausalLM"]},
     # without it the converter writes no key, and its loader knows the published models by their sizes
     "glm4_moe_lite": {"scoring_func": "sigmoid", "first_k_dense_replace": 1},
@@ -81,7 +83,7 @@ CODE = {"stablelm-parallel": LOST, "gemma": ROUNDED, "gemma3": ROUNDED, "gemma3-
         "hunyuan_moe": REMOTE}
 
 # Not in llama.cpp: no converter, no architecture.
-WITHOUT = {"opt", "opt-350m", "helium", "glm4v"}
+WITHOUT = {"opt", "opt-350m", "helium", "glm4v", "cwm", "hyperclovax", "vaultgemma", "flex_olmo"}
 
 
 def convert(directory, outtype, target, changed):

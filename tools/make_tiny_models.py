@@ -496,6 +496,39 @@ MODELS = {
                            "sep_token_id": "<|extra_0|>", "eod_token_id": "<|endoftext|>", "max_position_embeddings": 32768, "num_hidden_layers": 1, "intermediate_size": 32, "head_dim": 8,
                            "num_experts": 4, "moe_topk": 2, "tie_word_embeddings": True}
                     | rope(10000.0, "dynamic", alpha=1000.0, factor=1.0)),
+    # mixtures in every layer; the width of a network that no layer has is in published files
+    "solar_open": ("SolarOpen", "solar_open", BRIEF | {"vocab": 2},
+                   GQA | {"head_dim": 8, "tie_word_embeddings": True, "partial_rotary_factor": 1.0, "first_k_dense_replace": 0,
+                          "moe_intermediate_size": 16, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1,
+                          "routed_scaling_factor": 1.7, "n_group": 1, "topk_group": 1, "bos_token_id": "<|startoftext|>",
+                          "eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>"}
+                   | rope(1000000.0, "yarn", factor=2.0, original_max_position_embeddings=16, partial_rotary_factor=1.0)),
+    # a window on the second layer and, of published models, each that is not the first of four
+    "cwm": ("Cwm", "llama3", BRIEF | {"vocab": 3},
+            GQA | {"intermediate_size": 32, "head_dim": 8, "sliding_window": 4, "bos_token_id": "<|begin_of_text|>",
+                   "eos_token_id": "<|eot_id|>", "tie_word_embeddings": True}
+            | rope(1000000.0, "llama3", factor=16.0, low_freq_factor=1.0, high_freq_factor=4.0,
+                   original_max_position_embeddings=32)),
+    "jais2": ("Jais2", "jais2", BRIEF | {"vocab": 3},
+              LAYER_NORM | {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": True,
+                            "bos_token_id": "<|begin_of_text|>", "eos_token_id": "<|im_end|>", "pad_token_id": "<|end_of_text|>"}
+              | rope(500000.0)),
+    "hyperclovax": ("HyperCLOVAX", "smollm3", BRIEF | {"vocab": 3},
+                    GQA | SMOL | {"intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True, "attention_multiplier": 0.3,
+                                  "embedding_multiplier": 3.0, "residual_multiplier": 0.6, "logits_scaling": 0.4}
+                    | rope(100000.0)),
+    "vaultgemma": ("VaultGemma", "gemma", BRIEF_SPM | {"dtype": torch.bfloat16, "tokenizer": {"size": 328, "model_file": False}},
+                   GQA | {"intermediate_size": 32, "head_dim": 8, "query_pre_attn_scalar": 12, "sliding_window": 4,
+                          "final_logit_softcapping": 8.0, "attn_logit_softcapping": 5.0} | rope()),
+    "flex_olmo": ("FlexOlmo", "olmo2", BRIEF | {"vocab": 3},
+                  GQA | OLMO | {"intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 3,
+                                "tie_word_embeddings": True} | rope(500000.0)),
+    # the second layer sees everything and does not rotate
+    "exaone_moe": ("ExaoneMoe", "exaone_moe", BRIEF | {"vocab": 2},
+                   GQA | {"intermediate_size": 32, "head_dim": 8, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2,
+                          "tie_word_embeddings": True, "sliding_window": 4, "routed_scaling_factor": 1.7,
+                          "layer_types": ["sliding_attention", "full_attention"], "bos_token_id": "[BOS]",
+                          "eos_token_id": "<|endofturn|>", "pad_token_id": "[PAD]"} | rope(1000000.0)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,

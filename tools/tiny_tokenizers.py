@@ -35,6 +35,18 @@ TIKTOKEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+# llama.cpp's "jais-2": runs of white space by powers of two
+JAIS2 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    + "".join(r"|\s{%d}(?!\S)" % 2**n for n in range(9, 1, -1)) + r"|\s{1,2}(?!\S)|\s{1}"
+)
+
+# llama.cpp's "exaone-moe": words with spaces between them
+EXAONE_MOE = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?"
+    r"|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
 SEED_CODER = (
     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\r\n]+|\\s*[\r\n]+"
     "|\\s+(?!\\S)|\\s+"
@@ -85,6 +97,14 @@ GEMMA_CHAT = (
     "{{ bos_token }}{% for message in messages %}{% set role = 'model' if message['role'] == 'assistant' else "
     "message['role'] %}{{ '<start_of_turn>' + role + '\\n' + message['content'] | trim + '<end_of_turn>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\\n' }}{% endif %}"
+)
+K_EXAONE_CHAT = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\\n' + message['content'] + '<|endofturn|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
+)
+SOLAR_CHAT = (
+    "{% for message in messages %}{{ '<|begin|>' + message['role'] + '<|content|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|begin|>assistant' }}{% endif %}"
 )
 SEED_CHAT = (
     "{% for message in messages %}{{ '<seed:bos>' + message['role'] + '\\n' + message['content'] + '<seed:eos>' }}"
@@ -349,6 +369,24 @@ BPE = {
                    "pad_token": "<|im_end|>", "model_input_names": ["input_ids", "attention_mask"],
                    "chat_template": CHATML},
     },
+    "solar_open": {
+        "normalizer": {"type": "NFC"},
+        "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % ""}), BYTES_ONLY | {"trim_offsets": False}),
+        "post": lambda ids: BYTES_ONLY | {"trim_offsets": False},
+        "first": [added(t) for t in ["<unk>", "<|startoftext|>", "<|endoftext|>"]],
+        "in_vocab": ["<unk>", "<|startoftext|>", "<|endoftext|>"],
+        "last": [added(t) for t in ["<|begin|>", "<|content|>", "<|end|>"]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|startoftext|>",
+                   "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>", "unk_token": "<unk>",
+                   "chat_template": SOLAR_CHAT},
+    },
+    "jais2": {
+        "pre": sequence("pretokenizers", split({"Regex": JAIS2}), BYTES_ONLY),
+        "post": lambda ids: BYTES_ONLY,
+        "last": [added(t) for t in ["<|begin_of_text|>", "<|end_of_text|>", "<|im_start|>", "<|im_end|>"]],
+        "config": {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|begin_of_text|>",
+                   "eos_token": "<|im_end|>", "pad_token": "<|end_of_text|>", "chat_template": CHATML},
+    },
     "dots1": {
         "normalizer": {"type": "NFC"},
         "pre": sequence("pretokenizers", split({"Regex": TIKTOKEN % ""}), BYTES_ONLY | {"trim_offsets": False}),
@@ -457,6 +495,16 @@ BPE = {
         "config": {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "bos_token": "[BOS]",
                    "eos_token": "[|endofturn|]", "pad_token": "[PAD]", "unk_token": "[UNK]",
                    "chat_template": EXAONE_CHAT},
+    },
+    "exaone_moe": {
+        "pre": sequence("pretokenizers", split({"Regex": EXAONE_MOE}), BYTES_ONLY),
+        "post": lambda ids: BYTES_ONLY,
+        "first": [added(t) for t in ["[BOS]", "[PAD]", "[EOS]", "[UNK]"]],
+        "in_vocab": ["[BOS]", "[PAD]", "[EOS]", "[UNK]"],
+        "last": [added(t) for t in ["<|endofturn|>", "<|system|>", "<|user|>", "<|assistant|>"]],
+        "config": {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "bos_token": "[BOS]",
+                   "eos_token": "<|endofturn|>", "pad_token": "[PAD]", "unk_token": "[UNK]",
+                   "chat_template": K_EXAONE_CHAT},
     },
     "cohere": {
         "normalizer": {"type": "NFC"},

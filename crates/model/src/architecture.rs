@@ -170,6 +170,8 @@ pub enum Sliding {
     AllUnlessListed,
     /// All but each `n`-th: layer `i` sees everything if `(i + 1) % n == 0`.
     ButEvery(usize),
+    /// All but the first of each `n`: layer `i` sees everything if `i % n == 0` (CWM).
+    ButFirstOf(usize),
     /// None, unless `use_sliding_window` is on (Qwen): then those from `max_window_layers` on.
     FromLayer,
 }

@@ -182,6 +182,7 @@ fn metadata_survives_the_way_to_a_folder_and_back() {
             let key = format!("tokenizer.ggml.{key}");
             // Among rules that are the same the model's type chooses the name, and there is no config.json here.
             let by_type = [
+                "solar_open",
                 "phi",
                 "stablelm",
                 "stablelm-parallel",

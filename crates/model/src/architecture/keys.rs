@@ -254,6 +254,8 @@ pub enum GgufKey {
     LogitScale,
     /// `rope.scaling.type`, always "none" (Cohere 2).
     RopeScalingNone,
+    /// `nextn_predict_layers`, always 0: such layers are left out (K-EXAONE).
+    NoSpeculativeLayers,
     /// `attention.layer_norm_rms_epsilon` beside the other, though there is no such norm (Nemotron).
     RmsEpsilonToo,
     /// `rope.scaling.type` "none", where rope is not scaled (Nemotron).

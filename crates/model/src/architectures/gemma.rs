@@ -144,6 +144,26 @@ pub static GEMMA2: Architecture = Architecture {
     ..USUAL
 };
 
+/// VaultGemma: Gemma 2 with norms in front of attention and network alone.
+pub static VAULT_GEMMA: Architecture = Architecture {
+    name: "vaultgemma",
+    no_gguf: Some(
+        "llama.cpp has no VaultGemma architecture, so no program could load the file; convert to safetensors, or \
+         quantize to gptq, nf4, fp4 or int8",
+    ),
+    hf_architectures: &["VaultGemmaForCausalLM"],
+    hf_model_types: &["vaultgemma"],
+    norm_plus_one: true,
+    scaled_embeddings: true,
+    sliding: Sliding::ButEvery(2),
+    activations: &[Activation::GeluTanh],
+    tied_by_default: true,
+    hf_keys: &GEMMA2_KEYS,
+    hf_limits: LIMITS,
+    tensors: VAULT_GEMMA_TENSORS,
+    ..USUAL
+};
+
 /// Gemma 3, the language model: normalised queries and keys instead of soft caps, two bases of rope.
 pub static GEMMA3: Architecture = Architecture {
     name: "gemma3",
@@ -194,6 +214,22 @@ const GEMMA2_TENSORS: &[TensorTemplate] = &[
     tensor(Role::FfnUp, "model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight", &[Ffn, Hidden], Always, Same),
     tensor(Role::FfnDown, "model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight", &[Hidden, Ffn], Always, Same),
     tensor(Role::FfnPostNorm, "model.layers.{layer}.post_feedforward_layernorm.weight", "blk.{layer}.post_ffw_norm.weight", &[Hidden], Always, PlusOne),
+];
+
+#[rustfmt::skip]
+const VAULT_GEMMA_TENSORS: &[TensorTemplate] = &[
+    tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
+    tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, PlusOne),
+    tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),
+    tensor(Role::AttentionNorm, "model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight", &[Hidden], Always, PlusOne),
+    tensor(Role::AttentionQ, "model.layers.{layer}.self_attn.q_proj.weight", "blk.{layer}.attn_q.weight", &[Query, Hidden], Always, Same),
+    tensor(Role::AttentionK, "model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", &[KeyValue, Hidden], Always, Same),
+    tensor(Role::AttentionV, "model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight", &[KeyValue, Hidden], Always, Same),
+    tensor(Role::AttentionOutput, "model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight", &[Hidden, Query], Always, Same),
+    tensor(Role::FfnNorm, "model.layers.{layer}.pre_feedforward_layernorm.weight", "blk.{layer}.ffn_norm.weight", &[Hidden], Always, PlusOne),
+    tensor(Role::FfnGate, "model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight", &[Ffn, Hidden], Always, Same),
+    tensor(Role::FfnUp, "model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight", &[Ffn, Hidden], Always, Same),
+    tensor(Role::FfnDown, "model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight", &[Hidden, Ffn], Always, Same),
 ];
 
 #[rustfmt::skip]

@@ -1,5 +1,6 @@
 //! GLM-4.5, 4.6 and 4.7: a part of each head rotates, heads are normalised in the large models, and all layers but the
-//! first are mixtures with a shared expert. Layers that predict further tokens are left out.
+//! first are mixtures with a shared expert. Layers that predict further tokens are left out. And Solar Open of Upstage,
+//! whose GGUF files have the same architecture name.
 
 use super::table::*;
 use crate::architecture::{
@@ -30,6 +31,33 @@ static KEYS: [HfKey; 24] = with_llama_keys([
     number(Field::ExpertGroupsUsed, &["topk_group"], 1.0),
 ]);
 
+/// With the defaults of transformers' `SolarOpenConfig`. Every layer is a mixture, so that nothing reads
+/// `intermediate_size`, which published files have all the same.
+static SOLAR_OPEN_KEYS: [HfKey; 24] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 196_608.0),
+    number(Field::Layers, &["num_hidden_layers"], 48.0),
+    number(Field::Heads, &["num_attention_heads"], 64.0),
+    kv_heads(8.0),
+    key(Field::HeadDim, &["head_dim"], Silence::Number(128.0)).null(Silence::Nothing),
+    key(Field::Ffn, &["intermediate_size"], Silence::Times(4, Field::Hidden)),
+    number(Field::Context, &["max_position_embeddings"], 131_072.0),
+    number(Field::NormEpsilon, &["rms_norm_eps"], 1e-5),
+    number(Field::RopeTheta, &["rope_theta"], 1e6),
+    number(Field::PartialRotary, &["partial_rotary_factor"], 1.0),
+    key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
+    always(Field::OutputBias, false),
+    always(Field::QkNorm, false),
+    number(Field::Experts, &["num_local_experts", "n_routed_experts"], 128.0).written("n_routed_experts"),
+    number(Field::ExpertsUsed, &["num_experts_per_tok"], 8.0),
+    number(Field::ExpertFfn, &["moe_intermediate_size"], 1280.0),
+    number(Field::SharedExperts, &["n_shared_experts"], 1.0),
+    key(Field::DenseLayers, &[], Silence::Number(0.0)),
+    key(Field::NormTopk, &["norm_topk_prob"], Silence::Flag(true)),
+    number(Field::ExpertScale, &["routed_scaling_factor"], 1.0),
+    number(Field::ExpertGroups, &["n_group"], 1.0),
+    number(Field::ExpertGroupsUsed, &["topk_group"], 1.0),
+]);
+
 const GGUF_KEYS: &[GgufKey] = &[
     GgufKey::BlockCount,
     GgufKey::ContextLength,
@@ -54,7 +82,9 @@ const GGUF_KEYS: &[GgufKey] = &[
 ];
 
 /// GLM-4.5 and those after it.
-pub static GLM4_MOE: Architecture = Architecture {
+pub static GLM4_MOE: Architecture = GLM4_MOE_ITSELF;
+
+const GLM4_MOE_ITSELF: Architecture = Architecture {
     name: "glm4moe",
     has_experts: true,
     hf_architectures: &["Glm4MoeForCausalLM"],
@@ -70,6 +100,14 @@ pub static GLM4_MOE: Architecture = Architecture {
     tensors: TENSORS,
     hf_aliases: &FUSED_EXPERTS,
     ..USUAL
+};
+
+/// Solar Open: mixtures in all layers, no norms of heads, all of each head rotated. GGUF has one name for both.
+pub static SOLAR_OPEN: Architecture = Architecture {
+    hf_architectures: &["SolarOpenForCausalLM"],
+    hf_model_types: &["solar_open"],
+    hf_keys: &SOLAR_OPEN_KEYS,
+    ..GLM4_MOE_ITSELF
 };
 
 #[rustfmt::skip]

@@ -1,8 +1,8 @@
 //! Granite 3 of IBM, dense: Llama with constants that multiply embeddings, attention scores, what attention and network
-//! add, and divide the logits.
+//! add, and divide the logits. HyperCLOVA X has the same constants and norms behind attention and network too.
 
 use super::table::*;
-use crate::architecture::{Architecture, Field, GgufKey, HfKey, RopeStyle, Silence, TensorTemplate};
+use crate::architecture::{Architecture, Field, GgufKey, HfKey, HfLimit, RopeStyle, Silence, TensorTemplate};
 
 /// With the defaults of transformers' `GraniteConfig`.
 static KEYS: [HfKey; 18] = with_llama_keys([
@@ -14,6 +14,20 @@ static KEYS: [HfKey; 18] = with_llama_keys([
     number(Field::ResidualMultiplier, &["residual_multiplier"], 1.0),
     number(Field::LogitDivisor, &["logits_scaling"], 1.0),
 ]);
+
+/// With the defaults of transformers' `HyperCLOVAXConfig`, whose `logits_scaling` multiplies.
+static HYPERCLOVA_X_KEYS: [HfKey; 18] = with_llama_keys([
+    key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::MlpBias, &["mlp_bias"], Silence::Flag(false)),
+    key(Field::AttentionMultiplier, &["attention_multiplier"], Silence::Nothing),
+    number(Field::EmbeddingMultiplier, &["embedding_multiplier"], 1.0),
+    number(Field::ResidualMultiplier, &["residual_multiplier"], 1.0),
+    number(Field::LogitMultiplier, &["logits_scaling"], 1.0),
+]);
+
+/// Every published model has the norms behind attention and network.
+const HYPERCLOVA_X_LIMITS: &[HfLimit] = &[only("use_post_norm", true)];
 
 const GGUF_KEYS: &[GgufKey] = &[
     GgufKey::BlockCount,
@@ -43,6 +57,21 @@ pub static GRANITE: Architecture = Architecture {
     ..USUAL
 };
 
+/// HyperCLOVA X of NAVER (SEED Think), dense.
+pub static HYPERCLOVA_X: Architecture = Architecture {
+    name: "hyperclovax",
+    no_gguf: Some(
+        "llama.cpp has no HyperCLOVA X architecture, so no program could load the file; convert to safetensors, or \
+         quantize to gptq, nf4, fp4 or int8",
+    ),
+    hf_architectures: &["HyperCLOVAXForCausalLM"],
+    hf_model_types: &["hyperclovax"],
+    hf_keys: &HYPERCLOVA_X_KEYS,
+    hf_limits: HYPERCLOVA_X_LIMITS,
+    tensors: HYPERCLOVA_X_TENSORS,
+    ..USUAL
+};
+
 #[rustfmt::skip]
 const TENSORS: &[TensorTemplate] = &[
     tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
@@ -65,4 +94,29 @@ const TENSORS: &[TensorTemplate] = &[
     tensor(Role::FfnGateBias, "model.layers.{layer}.mlp.gate_proj.bias", "blk.{layer}.ffn_gate.bias", &[Ffn], FfnBias, Same),
     tensor(Role::FfnUpBias, "model.layers.{layer}.mlp.up_proj.bias", "blk.{layer}.ffn_up.bias", &[Ffn], FfnBias, Same),
     tensor(Role::FfnDownBias, "model.layers.{layer}.mlp.down_proj.bias", "blk.{layer}.ffn_down.bias", &[Hidden], FfnBias, Same),
+];
+
+#[rustfmt::skip]
+const HYPERCLOVA_X_TENSORS: &[TensorTemplate] = &[
+    tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
+    tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, Same),
+    tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),
+    tensor(Role::AttentionNorm, "model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight", &[Hidden], Always, Same),
+    tensor(Role::AttentionQ, "model.layers.{layer}.self_attn.q_proj.weight", "blk.{layer}.attn_q.weight", &[Query, Hidden], Always, Same),
+    tensor(Role::AttentionK, "model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", &[KeyValue, Hidden], Always, Same),
+    tensor(Role::AttentionV, "model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight", &[KeyValue, Hidden], Always, Same),
+    tensor(Role::AttentionOutput, "model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight", &[Hidden, Query], Always, Same),
+    tensor(Role::AttentionQBias, "model.layers.{layer}.self_attn.q_proj.bias", "blk.{layer}.attn_q.bias", &[Query], QkvBias, Same),
+    tensor(Role::AttentionKBias, "model.layers.{layer}.self_attn.k_proj.bias", "blk.{layer}.attn_k.bias", &[KeyValue], QkvBias, Same),
+    tensor(Role::AttentionVBias, "model.layers.{layer}.self_attn.v_proj.bias", "blk.{layer}.attn_v.bias", &[KeyValue], QkvBias, Same),
+    tensor(Role::AttentionOutputBias, "model.layers.{layer}.self_attn.o_proj.bias", "blk.{layer}.attn_output.bias", &[Hidden], OutputBias, Same),
+    tensor(Role::AttentionPostNorm, "model.layers.{layer}.post_norm1.weight", "blk.{layer}.post_attention_norm.weight", &[Hidden], Always, Same),
+    tensor(Role::FfnNorm, "model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.ffn_norm.weight", &[Hidden], Always, Same),
+    tensor(Role::FfnGate, "model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight", &[Ffn, Hidden], Always, Same),
+    tensor(Role::FfnUp, "model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight", &[Ffn, Hidden], Always, Same),
+    tensor(Role::FfnDown, "model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight", &[Hidden, Ffn], Always, Same),
+    tensor(Role::FfnGateBias, "model.layers.{layer}.mlp.gate_proj.bias", "blk.{layer}.ffn_gate.bias", &[Ffn], FfnBias, Same),
+    tensor(Role::FfnUpBias, "model.layers.{layer}.mlp.up_proj.bias", "blk.{layer}.ffn_up.bias", &[Ffn], FfnBias, Same),
+    tensor(Role::FfnDownBias, "model.layers.{layer}.mlp.down_proj.bias", "blk.{layer}.ffn_down.bias", &[Hidden], FfnBias, Same),
+    tensor(Role::FfnPostNorm, "model.layers.{layer}.post_norm2.weight", "blk.{layer}.post_ffw_norm.weight", &[Hidden], Always, Same),
 ];

@@ -1,5 +1,5 @@
-//! Llama and models of exactly its architecture: Llama 1 to 3.3, Mistral, TinyLlama, Yi, SmolLM, InternLM 3; and Mixtral,
-//! whose GGUF files have the same architecture name.
+//! Llama and models of exactly its architecture: Llama 1 to 3.3, Mistral, TinyLlama, Yi, SmolLM, InternLM 3; Mixtral,
+//! whose GGUF files have the same architecture name; and CWM, which they do not have.
 
 use super::table::*;
 use crate::architecture::{
@@ -54,6 +54,22 @@ static INTERNLM3_KEYS: [HfKey; 14] = with_llama_keys([
     key(Field::QkvBias, &["qkv_bias", "attention_bias"], Silence::Flag(false)),
     key(Field::OutputBias, &["bias", "mlp_bias"], Silence::Flag(false)),
     key(Field::MlpBias, &["bias", "mlp_bias"], Silence::Flag(false)),
+]);
+
+/// With the defaults of transformers' `CwmConfig`. Its attention never has biases.
+static CWM_KEYS: [HfKey; 13] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 128_256.0),
+    number(Field::Hidden, &["hidden_size"], 6144.0),
+    number(Field::Layers, &["num_hidden_layers"], 64.0),
+    number(Field::Heads, &["num_attention_heads"], 48.0),
+    kv_heads(8.0),
+    key(Field::HeadDim, &["head_dim"], Silence::Number(128.0)).null(Silence::Nothing),
+    number(Field::Ffn, &["intermediate_size"], 21504.0),
+    number(Field::Context, &["max_position_embeddings"], 131_072.0),
+    number(Field::NormEpsilon, &["rms_norm_eps"], 1e-5),
+    number(Field::RopeTheta, &["rope_theta"], 1e6),
+    key(Field::MlpBias, &["mlp_bias"], Silence::Flag(false)),
+    window(8192.0),
 ]);
 
 const GGUF_KEYS: &[GgufKey] = &[
@@ -125,10 +141,25 @@ pub static INTERNLM3: Architecture = Architecture {
     ..LLAMA_ITSELF
 };
 
-/// Mistral: Llama with a sliding window and other defaults. GGUF has one name for both.
+/// CWM of Meta: Llama with a sliding window on all layers but the first of each four.
+pub static CWM: Architecture = Architecture {
+    name: "cwm",
+    no_gguf: Some(
+        "llama.cpp has no CWM architecture, and its Llama has no sliding window on some layers; convert to \
+         safetensors, or quantize to gptq, nf4, fp4 or int8",
+    ),
+    hf_architectures: &["CwmForCausalLM"],
+    hf_model_types: &["cwm"],
+    sliding: Sliding::ButFirstOf(4),
+    hf_keys: &CWM_KEYS,
+    ..LLAMA_ITSELF
+};
+
+/// Mistral: Llama with a sliding window and other defaults. GGUF has one name for both. Ministral is Mistral's class for
+/// files that list the kinds of layer.
 pub static MISTRAL: Architecture = Architecture {
-    hf_architectures: &["MistralForCausalLM"],
-    hf_model_types: &["mistral"],
+    hf_architectures: &["MistralForCausalLM", "MinistralForCausalLM"],
+    hf_model_types: &["mistral", "ministral"],
     sliding: Sliding::AllUnlessListed,
     hf_keys: &MISTRAL_KEYS,
     ..LLAMA_ITSELF

@@ -9,6 +9,7 @@ mod dots1;
 mod ernie4_5;
 mod ernie4_5_moe;
 mod exaone4;
+mod exaone_moe;
 mod falcon;
 mod falcon_h1;
 mod gemma;
@@ -26,6 +27,7 @@ mod helium;
 mod hunyuan;
 mod hunyuan_moe;
 mod internlm2;
+mod jais2;
 mod lfm2;
 mod lfm2_moe;
 mod llama;
@@ -60,27 +62,29 @@ pub use deepseek2::{DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE, YOUTU};
 pub use dots1::DOTS1;
 pub use ernie4_5::ERNIE4_5;
 pub use ernie4_5_moe::ERNIE4_5_MOE;
+pub use exaone_moe::EXAONE_MOE;
 pub use exaone4::EXAONE4;
 pub use falcon::FALCON;
 pub use falcon_h1::FALCON_H1;
-pub use gemma::{GEMMA, GEMMA2, GEMMA3};
+pub use gemma::{GEMMA, GEMMA2, GEMMA3, VAULT_GEMMA};
 pub use gemma3n::GEMMA3N;
 pub use gemma4::GEMMA4;
 pub use glm4::{CHATGLM, GLM4, GLM4V};
-pub use glm4_moe::GLM4_MOE;
+pub use glm4_moe::{GLM4_MOE, SOLAR_OPEN};
 pub use gpt_neox::GPT_NEOX;
 pub use gpt_oss::GPT_OSS;
 pub use gpt2::GPT2;
-pub use granite::GRANITE;
+pub use granite::{GRANITE, HYPERCLOVA_X};
 pub use granite_hybrid::{GRANITE_HYBRID, GRANITE_HYBRID_MOE};
 pub use granite_moe::GRANITE_MOE;
 pub use helium::HELIUM;
 pub use hunyuan::HUNYUAN_DENSE;
 pub use hunyuan_moe::HUNYUAN_MOE;
 pub use internlm2::INTERNLM2;
+pub use jais2::JAIS2;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
-pub use llama::{INTERNLM3, LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
+pub use llama::{CWM, INTERNLM3, LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
 pub use llama4::LLAMA4;
 pub use mamba2::MAMBA2;
 pub use minicpm::MINICPM;
@@ -89,7 +93,7 @@ pub use minimax_m2::MINIMAX_M2;
 pub use nemotron::NEMOTRON;
 pub use nemotron_h::{NEMOTRON_H, NEMOTRON_H_MOE};
 pub use olmo2::{OLMO2, OLMO3};
-pub use olmoe::OLMOE;
+pub use olmoe::{FLEX_OLMO, OLMOE};
 pub use opt::OPT;
 pub use phi::{PHI2, PHI3};
 pub use phimoe::PHIMOE;
@@ -178,6 +182,13 @@ pub static ALL: &[&Architecture] = &[
     &CHATGLM,
     &GLM4V,
     &PHIMOE,
+    &SOLAR_OPEN,
+    &CWM,
+    &JAIS2,
+    &HYPERCLOVA_X,
+    &VAULT_GEMMA,
+    &FLEX_OLMO,
+    &EXAONE_MOE,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or

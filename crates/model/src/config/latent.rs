@@ -8,7 +8,7 @@ use crate::architectures;
 use super::from_hf::Reader;
 use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
-use super::{Config, RopeScaling, limit};
+use super::{Config, RopeScaling, limit, mixture};
 
 /// The sizes of latent attention.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -106,18 +106,7 @@ pub(super) fn complete(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
     }
     // GLM-4.7-Flash may list the kinds of its networks.
     if let Some(kinds) = root.array("mlp_layer_types")?.filter(|_| config.experts.is_some()) {
-        let kind = |kind: &serde_json::Value| match kind.as_str() {
-            Some("sparse") => Ok(true),
-            Some("dense") => Ok(false),
-            _ => {
-                Err(root.error("mlp_layer_types", format!("{kind} is not a kind of layer that quern knows")))
-            }
-        };
-        if kinds.len() != config.layers {
-            let what = format!("{} entries for {} layers", kinds.len(), config.layers);
-            return Err(root.error("mlp_layer_types", what));
-        }
-        config.sparse_layers = kinds.iter().map(kind).collect::<Result<_>>()?;
+        config.sparse_layers = mixture::sparse_by_kind(root, kinds, config.layers)?;
     }
     let object = match root.object("rope_scaling")?.filter(|object| object.entries().next().is_some()) {
         Some(object) => Some(object),

@@ -177,6 +177,12 @@ pub(super) fn sparse_layers_of_hf(reader: &Reader<'_>, config: &Config) -> Resul
     if config.has_single_layers() {
         return Ok((0..config.layers).map(|layer| config.is_network(layer)).collect());
     }
+    // K-EXAONE's list counts before the number of layers in front.
+    if let Some(kinds) = reader.root.array("mlp_layer_types")?
+        && reader.architecture.name == "exaone-moe"
+    {
+        return sparse_by_kind(reader.root, kinds, config.layers);
+    }
     let first = reader.count(Field::DenseLayers, limit::LAYERS)?.unwrap_or(0);
     let step = reader.size(Field::SparseStep, limit::LAYERS)?.unwrap_or(1);
     let is = |layer: usize| layer >= first && (layer + 1).is_multiple_of(step);
@@ -196,6 +202,20 @@ pub(super) fn sparse_layers_of_hf(reader: &Reader<'_>, config: &Config) -> Resul
         }
     }
     Ok(layers)
+}
+
+/// Which layers `mlp_layer_types` makes mixtures.
+pub(super) fn sparse_by_kind(root: &Object<'_>, kinds: &[Value], layers: usize) -> Result<Vec<bool>> {
+    const KEY: &str = "mlp_layer_types";
+    if kinds.len() != layers {
+        return Err(root.error(KEY, format!("{} entries for {layers} layers", kinds.len())));
+    }
+    let kind = |kind: &Value| match kind.as_str() {
+        Some("sparse") => Ok(true),
+        Some("dense") => Ok(false),
+        _ => Err(root.error(KEY, format!("{kind} is not a kind of layer that quern knows"))),
+    };
+    kinds.iter().map(kind).collect()
 }
 
 /// A list of layers by number.

@@ -315,6 +315,7 @@ impl Config {
         let limited = |layer: usize| match self.architecture.sliding {
             Sliding::All | Sliding::AllUnlessListed => true,
             Sliding::ButEvery(n) => !(layer + 1).is_multiple_of(n),
+            Sliding::ButFirstOf(n) => !layer.is_multiple_of(n),
             Sliding::FromLayer => false,
         };
         (0..self.layers).map(|layer| self.sliding_window.is_some() && limited(layer)).collect()

@@ -20,6 +20,7 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         "stablelm" | "phi2" | "cohere2" => config.second_norm = config.block != Block::Parallel,
         "smollm3" => all_global(root)?,
         "gpt-oss" => usual_yarn(root, config)?,
+        "cwm" => usual_llama3(root, config)?,
         "falcon" => falcon(root, config)?,
         "minicpm3" => {
             let layers = (config.layers as f64).sqrt();
@@ -259,7 +260,7 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
             set("layer_types", config.sliding_layers.iter().map(kind).collect());
         }
-        "gemma2" | "gemma3" | "cohere2" | "exaone4" => {
+        "gemma2" | "gemma3" | "cohere2" | "exaone4" | "exaone-moe" => {
             let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
             set("layer_types", config.sliding_layers.iter().map(kind).collect());
         }
@@ -357,7 +358,7 @@ fn sliding(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         for (layer, limited) in config.sliding_layers.iter_mut().enumerate() {
             *limited = layer as u64 >= from;
         }
-    } else if matches!(config.architecture.name, "gemma3" | "cohere2" | "exaone4")
+    } else if matches!(config.architecture.name, "gemma3" | "cohere2" | "exaone4" | "exaone-moe")
         && let Some(pattern) = root.size("sliding_window_pattern", limit::LAYERS)?
     {
         config.sliding_layers = all_but_every(pattern, config.layers);
@@ -439,6 +440,15 @@ fn usual_yarn(root: &Object<'_>, config: &mut Config) -> Result<()> {
             beta_slow: 1.0,
             truncate: false,
         };
+    }
+    Ok(())
+}
+
+/// CWM too, as Llama 3.1 does.
+fn usual_llama3(root: &Object<'_>, config: &mut Config) -> Result<()> {
+    if root.object("rope_scaling")?.is_none() && root.object("rope_parameters")?.is_none() {
+        config.rope.scaling =
+            RopeScaling::Llama3 { factor: 16.0, low: 1.0, high: 4.0, original_context: 8192 };
     }
     Ok(())
 }

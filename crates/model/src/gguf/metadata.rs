@@ -327,6 +327,7 @@ fn model(config: &Config, out: &mut Metadata) {
                 }
             }
             GgufKey::LogitScale => set("logit_scale", Value::F32(config.logit_multiplier)),
+            GgufKey::NoSpeculativeLayers => set("nextn_predict_layers", size(0)),
             GgufKey::RopeScalingNone => set("rope.scaling.type", "none".into()),
             GgufKey::SlidingWindowOrZero => {
                 set("attention.sliding_window", size(window.unwrap_or(0)));

@@ -151,11 +151,11 @@ fn own_keys(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) {
     ));
 }
 
-/// Whether the converter has the rules of GLM's mixtures: GLM-4.7-Flash has DeepSeek's architecture, but not its tokens.
+/// Whether the converter has the rules of GLM's mixtures: GLM-4.7-Flash has DeepSeek's architecture, but not its tokens,
+/// and Solar Open has GLM's.
 fn of_glm_mixture(architecture: &str, source: &Source) -> bool {
     match architecture {
-        "glm4moe" => true,
-        "deepseek2" => source.pieces.iter().any(|piece| piece == "[gMASK]"),
+        "glm4moe" | "deepseek2" => source.pieces.iter().any(|piece| piece == "[gMASK]"),
         _ => false,
     }
 }
@@ -178,6 +178,13 @@ fn by_name(architecture: &str, source: &mut Source) {
             }
             return;
         }
+        // Solar Open
+        "glm4moe" if !of_glm_mixture(architecture, source) => &[
+            ("eos", "<|endoftext|>"),
+            ("eot", "<|endoftext|>"),
+            ("unk", "<unk>"),
+            ("bos", "<|startoftext|>"),
+        ],
         _ => return,
     };
     for &(kind, name) in named {

@@ -79,6 +79,7 @@ fn best<'k>(fitting: impl Iterator<Item = &'k Known> + Clone, given: &FileRule) 
         "minimax_m2" => "minimax-m2",
         "refact" | "granite" | "granitemoe" | "granitemoeshared" => "refact",
         "smollm3" => "smollm",
+        "solar_open" => "solar-open",
         _ => "",
     };
     let by_type = fitting.clone().find_map(|k| Some((k, *k.names.iter().find(|&&name| name == usual)?)));
