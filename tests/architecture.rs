@@ -12,7 +12,7 @@ fn renamed() -> tempfile::TempDir {
     let folder = tiny_copy("llama");
     let file = folder.path().join("config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
-    config["architectures"] = "FooForCausalLM".to_owned().split(' ').collect();
+    config["architectures"] = "FooForCausalLM".split(' ').collect();
     config["model_type"] = "foo".into();
     config["foo_scale"] = 2.5.into();
     fs::write(&file, config.to_string()).unwrap();

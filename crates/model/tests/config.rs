@@ -4,7 +4,7 @@ mod common;
 
 use common::{copy_of, edit, open};
 use proptest::prelude::*;
-use quern_model::{Config, Convention, RopeScaling, RopeStyle, TensorRole, architectures};
+use quern_model::{Architecture, Config, Convention, RopeScaling, RopeStyle, TensorRole, architectures};
 use quern_tensor_io::gguf::Writer;
 use quern_tensor_io::{Checkpoint, ElementType, TensorPlan};
 use serde_json::{Value, json};
@@ -158,6 +158,10 @@ fn expected_tensors_have_names_and_shapes_in_both_worlds() {
 
 #[test]
 fn every_architecture_is_found_by_each_of_its_names() {
+    // Two descriptions of one class: the configuration says whether it has experts.
+    let twins = |found: &Architecture, own: &Architecture| {
+        found.hybrid == own.hybrid && found.has_experts != own.has_experts
+    };
     for architecture in architectures::ALL {
         let found = architectures::from_gguf_name(architecture.name, architecture.has_experts);
         match architecture.no_gguf {
@@ -166,10 +170,12 @@ fn every_architecture_is_found_by_each_of_its_names() {
             Some(_) => assert!(found.is_none()),
         }
         for name in architecture.hf_architectures {
-            assert!(std::ptr::eq(architectures::from_hf_architecture(name).unwrap(), *architecture));
+            let found = architectures::from_hf_architecture(name).unwrap();
+            assert!(std::ptr::eq(found, *architecture) || twins(found, architecture), "{name}");
         }
         for name in architecture.hf_model_types {
-            assert!(std::ptr::eq(architectures::from_hf_model_type(name).unwrap(), *architecture));
+            let found = architectures::from_hf_model_type(name).unwrap();
+            assert!(std::ptr::eq(found, *architecture) || twins(found, architecture), "{name}");
         }
     }
     let by_type = changed(json!({ "architectures": null })).unwrap();

@@ -46,7 +46,9 @@ fn sizes_from_headers_are_those_of_the_loaded_model() {
             let planned = sizes.cache_position * sizes.blocks() as u64;
             assert!((position..position + sizes.blocks() as u64).contains(&planned), "{name} {kv:?}");
             let weights = touched + sizes.embedding.touched;
-            states.push(model.bytes_per_token(0, kv) - position - weights);
+            let first = model.bytes_per_token(0, kv);
+            let state = first.checked_sub(position + weights);
+            states.push(state.unwrap_or_else(|| panic!("{name} {kv:?}: {first} {position} {weights}")));
         }
         let has_states = model.config().states.is_some();
         assert!(states.iter().all(|&s| s == states[0] && (s > 0) == has_states), "{name}: {states:?}");

@@ -447,8 +447,9 @@ fn usual_yarn(root: &Object<'_>, config: &mut Config) -> Result<()> {
 /// CWM too, as Llama 3.1 does.
 fn usual_llama3(root: &Object<'_>, config: &mut Config) -> Result<()> {
     if root.object("rope_scaling")?.is_none() && root.object("rope_parameters")?.is_none() {
-        config.rope.scaling =
-            RopeScaling::Llama3 { factor: 16.0, low: 1.0, high: 4.0, original_context: 8192 };
+        let scaling = RopeScaling::Llama3 { factor: 16.0, low: 1.0, high: 4.0, original_context: 8192 };
+        config.rope.factors = scaling.llama3_factors(config.rope.theta, config.rope.dimensions);
+        config.rope.scaling = scaling;
     }
     Ok(())
 }

@@ -167,7 +167,7 @@ impl Sizes {
             match place {
                 Part::Block(layer) => sizes.add(layer, element_type, size),
                 Part::Head => sizes.add(head, element_type, size),
-                Part::Table | Part::Position => {
+                Part::Table | Part::Rows => {
                     sizes.embedding.add(UnitSize { gpu: 0, touched: 0, ..size });
                     sizes.embedding_row += (size.mapped + size.made) / (tensor.rows() as u64).max(1);
                     if tied && place == Part::Table {
@@ -185,7 +185,7 @@ impl Sizes {
                 Part::Block(layer) => Some(layer),
                 Part::Head => Some(head),
                 Part::Table if tied => Some(head),
-                Part::Table | Part::Position | Part::Projection => None,
+                Part::Table | Part::Rows | Part::Projection => None,
             };
             unit.and_then(|unit| sources.get_mut(unit)).into_iter().for_each(|sum| *sum += source);
         }
@@ -241,8 +241,8 @@ enum Part {
     Head,
     /// The table of the embedding.
     Table,
-    /// The table of positions.
-    Position,
+    /// Another table of which a token reads a row: of positions, or what tokens add in each layer.
+    Rows,
     /// From the embedding's width to the residual stream's.
     Projection,
 }
@@ -253,11 +253,11 @@ impl Part {
         use TensorRole as R;
         match (tensor.role?, tensor.layer) {
             (_, Some(layer)) => Some(Self::Block(layer)),
-            (R::TokenEmbedding | R::PerLayerEmbedding, None) => Some(Self::Table),
+            (R::TokenEmbedding, None) => Some(Self::Table),
             (R::PerLayerContext | R::PerLayerContextNorm | R::StreamsIn | R::StreamsOut, None) => {
                 Some(Self::Projection)
             }
-            (R::PositionEmbedding, None) => Some(Self::Position),
+            (R::PositionEmbedding | R::PerLayerEmbedding, None) => Some(Self::Rows),
             (R::EmbeddingIn, None) => Some(Self::Projection),
             (R::EmbeddingOut | R::OutputNorm | R::OutputNormBias | R::Output | R::OutputBias, None) => {
                 Some(Self::Head)

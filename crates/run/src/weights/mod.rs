@@ -206,9 +206,14 @@ impl Weights {
                 }
             };
             let context = block.per_layer.as_ref().map_or(0, |per_layer| per_layer.context.bytes());
-            sum(common) + chosen + router + context
+            let streams = block.streams.as_ref().map_or(0, |s| {
+                let linears = [&s.router, &s.predict, &s.correct, &s.laurel_in, &s.laurel_out];
+                linears.into_iter().map(Linear::bytes).sum::<u64>()
+            });
+            sum(common) + chosen + router + context + streams
         };
         let ends = [&self.embedding_in, &self.embedding_out].into_iter().flatten().chain([&self.output]);
+        let ends = ends.chain(self.streams.iter().flatten().flatten());
         self.blocks.iter().map(block).sum::<u64>() + ends.map(|l| l.bytes()).sum::<u64>()
     }
 

@@ -29,6 +29,8 @@ pub(crate) struct HeadNorms {
     pub(crate) v: Option<Norm>,
     /// All heads of a token are normalized together (OLMo 2).
     pub(crate) whole: bool,
+    /// Numbers of them that the checkpoint has.
+    stored: usize,
 }
 
 /// The projections to queries, keys and values.
@@ -75,17 +77,17 @@ impl Attention {
                 k: lookup.plain_norm(config.head_dim),
                 v: None,
                 whole: false,
+                stored: 0,
             }),
-            true => Some(HeadNorms {
-                q: lookup.norm(R::AttentionQNorm, None, at)?,
+            true => {
+                let q = lookup.norm(R::AttentionQNorm, None, at)?;
                 // Of queries where there are no keys: nothing reads it.
-                k: lookup.norm(if shares { R::AttentionQNorm } else { R::AttentionKNorm }, None, at)?,
-                v: config
-                    .architecture
-                    .normalized_values
-                    .then(|| lookup.plain_norm(config.key_heads(layer).1)),
-                whole: config.qk_norm_whole(),
-            }),
+                let k = lookup.norm(if shares { R::AttentionQNorm } else { R::AttentionKNorm }, None, at)?;
+                let stored = q.weight.len() + if shares { 0 } else { k.weight.len() };
+                let v = config.architecture.normalized_values;
+                let v = v.then(|| lookup.plain_norm(config.key_heads(layer).1));
+                Some(HeadNorms { q, k, v, whole: config.qk_norm_whole(), stored })
+            }
             false => None,
         };
         let output = lookup.linear(R::AttentionOutput, Some(R::AttentionOutputBias), at)?;
@@ -107,7 +109,7 @@ impl Attention {
 
     /// Numbers in the norms of heads and the sinks.
     pub(super) fn vector_values(&self) -> usize {
-        let norms = self.head_norms.as_ref().map_or(0, |norms| norms.q.weight.len() + norms.k.weight.len());
+        let norms = self.head_norms.as_ref().map_or(0, |norms| norms.stored);
         norms + self.sinks.as_ref().map_or(0, Vector::len)
     }
 
@@ -159,7 +161,8 @@ impl HeadNorms {
 
     fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
         let v = self.v.as_ref().map(|norm| uploader.norm(norm)).transpose()?;
-        Ok(Self { q: uploader.norm(&self.q)?, k: uploader.norm(&self.k)?, v, whole: self.whole })
+        let (q, k) = (uploader.norm(&self.q)?, uploader.norm(&self.k)?);
+        Ok(Self { q, k, v, whole: self.whole, stored: self.stored })
     }
 }
 
