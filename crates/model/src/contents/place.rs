@@ -9,7 +9,7 @@ use quern_tensor_io::{Checkpoint, TensorInfo};
 pub enum Place {
     /// In the file as they are.
     Plain(Span),
-    /// In packed layer number so of [`Contents::packing`].
+    /// In packed layer number so of [`Contents::packing`](super::Contents::packing).
     Packed(usize),
     /// In some rows of one: a matrix of a stack of experts.
     PackedRows {
