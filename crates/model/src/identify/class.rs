@@ -48,8 +48,8 @@ const OTHER_CONFIGS: [(&str, &str); 5] = [
     ("speech_config", "audio"),
 ];
 
-/// Multimodal classes that run whichever text model their configuration names, text alone as that model does. (The two of
-/// Cohere do in vLLM; transformers 5.24 leaves out the factor of their logits, which changes no order.)
+/// Multimodal classes that run whichever text model their configuration names, text alone as that model does. (Of the two
+/// of Cohere, transformers 5.24 leaves out the factor of the logits, which changes no order; quern applies it.)
 const ANY_TEXT_MODEL: [&str; 18] = [
     "LlavaForConditionalGeneration",
     "LlavaNextForConditionalGeneration",
