@@ -69,8 +69,8 @@ impl Attention {
                 v: lookup.linear(R::AttentionV, Some(R::AttentionVBias), at)?,
             },
         };
-        // Llama 4's have no weights, and are of layers that rotate. What a rotation does not change is computed in front of it.
-        let plain = config.qk_norm && config.architecture.name == "llama4";
+        // Norms without weights (Llama 4) are of layers that rotate. What a rotation does not change is computed in front of it.
+        let plain = config.architecture.tensors.iter().all(|tensor| tensor.role != R::AttentionQNorm);
         let head_norms = match config.qk_norm {
             true if plain => config.rotates(layer).then(|| HeadNorms {
                 q: lookup.plain_norm(config.head_dim),
