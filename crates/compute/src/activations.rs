@@ -78,7 +78,7 @@ pub(crate) fn quantize_row(
     sums: &mut [i16],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if level.min(Level::best()) == Level::Avx512Vnni {
+    if level.min(Level::best()) >= Level::Avx512Vnni {
         let n = x.len();
         assert!(n.is_multiple_of(group.len()) && codes.len() == n);
         assert!(d.len() == n / group.len() && sums.len() == n / 16);

@@ -78,7 +78,7 @@ pub(crate) fn multiply_add_and_ask(level: Level, p: Product, ahead: Ahead) {
     #[cfg(target_arch = "x86_64")]
     match level.min(Level::best()) {
         // SAFETY: the CPU has the level, lengths are checked above.
-        Level::Avx512 | Level::Avx512Vnni => return unsafe { avx512::multiply_add(p, ahead) },
+        Level::Avx512 | Level::Avx512Vnni | Level::Amx => return unsafe { avx512::multiply_add(p, ahead) },
         // SAFETY: as above.
         Level::Avx2 => return unsafe { avx2::multiply_add(p, ahead) },
         Level::Scalar => {}

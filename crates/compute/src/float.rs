@@ -142,7 +142,7 @@ pub(crate) fn widen_f16_bytes(level: Level, x: &[u8], out: &mut [f32]) {
     let done = match level.min(Level::best()) {
         Level::Scalar => 0,
         // SAFETY: the CPU has F16C, lengths are checked.
-        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => unsafe { f16c(x, out) },
+        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Amx => unsafe { f16c(x, out) },
     };
     #[cfg(not(target_arch = "x86_64"))]
     let done = 0;

@@ -44,11 +44,15 @@ pub enum Level {
     Avx512,
     /// The former with VNNI, VBMI and VBMI2 (Ice Lake, Zen 4 and later).
     Avx512Vnni,
+    /// The former with AMX-TILE and AMX-INT8 (Sapphire Rapids and later Xeons), where Linux lets the process use the
+    /// tiles.
+    Amx,
 }
 
 impl Level {
     /// Every level, lowest first.
-    pub const ALL: [Level; 4] = [Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Vnni];
+    pub const ALL: [Level; 5] =
+        [Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Vnni, Self::Amx];
 
     /// The name that `QUERN_SIMD` accepts.
     pub const fn name(self) -> &'static str {
@@ -57,6 +61,7 @@ impl Level {
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512vnni",
+            Self::Amx => "amx",
         }
     }
 
@@ -97,6 +102,7 @@ fn find() -> Level {
         && has!("avx512vl");
     let vnni = avx512 && has!("avx512vnni") && has!("avx512vbmi") && has!("avx512vbmi2");
     match (avx2, avx512, vnni) {
+        (_, _, true) if crate::gemm::amx::available() => Level::Amx,
         (_, _, true) => Level::Avx512Vnni,
         (_, true, _) => Level::Avx512,
         (true, ..) => Level::Avx2,
@@ -127,9 +133,9 @@ pub fn dispatch<O: Op>(level: Level, op: O) -> O::Output {
         Level::Avx2 => unsafe { x86::avx2(op) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx512 | Level::Avx512Vnni => unsafe { x86::avx512(op) },
+        Level::Avx512 | Level::Avx512Vnni | Level::Amx => unsafe { x86::avx512(op) },
         #[cfg(not(target_arch = "x86_64"))]
-        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => op.call(),
+        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Amx => op.call(),
     }
 }
 

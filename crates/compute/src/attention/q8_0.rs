@@ -32,7 +32,7 @@ impl DecodeKeys<'_> {
         #[cfg(target_arch = "x86_64")]
         match level.min(Level::best()) {
             // SAFETY: the CPU has the level, lengths are checked.
-            Level::Avx512 | Level::Avx512Vnni => return unsafe { self.avx512() },
+            Level::Avx512 | Level::Avx512Vnni | Level::Amx => return unsafe { self.avx512() },
             // SAFETY: as above.
             Level::Avx2 => return unsafe { self.avx2() },
             Level::Scalar => {}
@@ -112,7 +112,7 @@ impl Decode<'_> {
         #[cfg(target_arch = "x86_64")]
         match level.min(Level::best()) {
             // SAFETY: the CPU has the level, lengths are checked.
-            Level::Avx512 | Level::Avx512Vnni => return unsafe { self.avx512() },
+            Level::Avx512 | Level::Avx512Vnni | Level::Amx => return unsafe { self.avx512() },
             // SAFETY: as above.
             Level::Avx2 => return unsafe { self.avx2() },
             Level::Scalar => {}

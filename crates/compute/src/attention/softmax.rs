@@ -29,7 +29,7 @@ pub(super) fn online(level: Level, step: Online) {
     #[cfg(target_arch = "x86_64")]
     match level.min(Level::best()) {
         // SAFETY: the CPU has the level, lengths are checked above.
-        Level::Avx512 | Level::Avx512Vnni => return unsafe { avx512::online(step) },
+        Level::Avx512 | Level::Avx512Vnni | Level::Amx => return unsafe { avx512::online(step) },
         // SAFETY: as above.
         Level::Avx2 => return unsafe { avx2::online(step) },
         Level::Scalar => {}

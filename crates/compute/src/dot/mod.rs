@@ -119,7 +119,7 @@ pub(crate) fn rows(level: Level, element_type: ElementType, weights: &[u8], x: R
     #[cfg(target_arch = "x86_64")]
     {
         let kernel = match level.min(Level::best()) {
-            Level::Avx512Vnni => avx512::kernel(element_type),
+            Level::Avx512Vnni | Level::Amx => avx512::kernel(element_type),
             Level::Avx512 | Level::Avx2 => avx2::kernel(element_type),
             Level::Scalar => None,
         };
@@ -143,7 +143,7 @@ pub(crate) fn grid_codes(
     #[cfg(target_arch = "x86_64")]
     {
         let unpack = match level.min(Level::best()) {
-            Level::Avx512Vnni => avx512::grid_codes(element_type),
+            Level::Avx512Vnni | Level::Amx => avx512::grid_codes(element_type),
             Level::Avx512 | Level::Avx2 => avx2::grid_codes(element_type),
             Level::Scalar => None,
         };
@@ -161,7 +161,7 @@ pub(crate) fn float_rows(level: Level, element_type: ElementType, weights: &[u8]
     #[cfg(target_arch = "x86_64")]
     {
         let kernel = match level.min(Level::best()) {
-            Level::Avx512Vnni => avx512::float_kernel(element_type),
+            Level::Avx512Vnni | Level::Amx => avx512::float_kernel(element_type),
             Level::Avx512 | Level::Avx2 => avx2::float_kernel(element_type),
             Level::Scalar => None,
         };
@@ -192,7 +192,7 @@ pub(crate) fn scaled_rows(
     #[cfg(target_arch = "x86_64")]
     {
         let kernel = match level.min(Level::best()) {
-            Level::Avx512Vnni => avx512::scaled_kernel(element_type),
+            Level::Avx512Vnni | Level::Amx => avx512::scaled_kernel(element_type),
             Level::Avx512 | Level::Avx2 => avx2::scaled_kernel(element_type),
             Level::Scalar => None,
         };

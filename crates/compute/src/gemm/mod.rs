@@ -12,6 +12,7 @@
 //! so that one integer instruction multiplies 64 values. Sums over 16, 32 or 256 values are exact integers
 //! that begin at `-zero * (sum of the activations)`; then they are scaled and added in f32.
 
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -32,6 +33,7 @@ use crate::simd::Level;
 use crate::{Matrix, block};
 
 pub(crate) use pack::Packed;
+use unpack::Q3_ZERO;
 
 /// Weight rows of a pair of tiles.
 pub(crate) const TASK_ROWS: usize = 32;
@@ -47,10 +49,25 @@ pub(crate) struct Tile {
     pub codes: [[u32; 16]; 64],
     pub scale: [[f32; 16]; 16],
     pub offset: [[f32; 16]; 16],
+    /// Of types whose scales and offsets are integers under one factor for 256 values: the factors and the integers,
+    /// `scale = d * steps` and `offset = dmin * minima`; elsewhere without meaning.
+    pub d: [f32; 16],
+    pub dmin: [f32; 16],
+    /// Signed.
+    pub steps: [[u32; 16]; 16],
+    pub minima: [[u32; 16]; 16],
 }
 
 impl Tile {
-    const ZERO: Tile = Tile { codes: [[0; 16]; 64], scale: [[0.0; 16]; 16], offset: [[0.0; 16]; 16] };
+    const ZERO: Tile = Tile {
+        codes: [[0; 16]; 64],
+        scale: [[0.0; 16]; 16],
+        offset: [[0.0; 16]; 16],
+        d: [0.0; 16],
+        dmin: [0.0; 16],
+        steps: [[0; 16]; 16],
+        minima: [[0; 16]; 16],
+    };
 }
 
 /// 8 activation rows, 256 columns.
@@ -156,7 +173,7 @@ fn multiply(level: Level, form: Form, tiles: &[Tile; 2], pack: &Pack, used: usiz
     #[cfg(target_arch = "x86_64")]
     match level.min(Level::best()) {
         // SAFETY: the CPU has the level.
-        Level::Avx512Vnni => return unsafe { avx512::multiply(form, tiles, pack, used, sums) },
+        Level::Avx512Vnni | Level::Amx => return unsafe { avx512::multiply(form, tiles, pack, used, sums) },
         // SAFETY: as above.
         Level::Avx512 | Level::Avx2 => return unsafe { avx2::multiply(form, tiles, pack, used, sums) },
         Level::Scalar => {}

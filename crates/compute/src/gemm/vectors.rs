@@ -58,9 +58,9 @@ pub(super) fn dispatch<O: VectorOp>(level: Level, op: O) {
         Level::Avx2 => unsafe { x86::avx2(op) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx512 | Level::Avx512Vnni => unsafe { x86::avx512(op) },
+        Level::Avx512 | Level::Avx512Vnni | Level::Amx => unsafe { x86::avx512(op) },
         #[cfg(not(target_arch = "x86_64"))]
-        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => op.call(Portable),
+        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Amx => op.call(Portable),
     }
 }
 

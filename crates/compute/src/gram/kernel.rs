@@ -15,7 +15,7 @@ pub(super) fn products(level: Level, a: &[f32], b: &[f32], out: &mut [[f32; PANE
     #[cfg(target_arch = "x86_64")]
     match level.min(Level::best()) {
         // SAFETY: the CPU has the level, lengths are checked above.
-        Level::Avx512 | Level::Avx512Vnni => return unsafe { x86::avx512(tokens, a, b, out) },
+        Level::Avx512 | Level::Avx512Vnni | Level::Amx => return unsafe { x86::avx512(tokens, a, b, out) },
         // SAFETY: as above.
         Level::Avx2 => return unsafe { x86::avx2(tokens, a, b, out) },
         Level::Scalar => {}

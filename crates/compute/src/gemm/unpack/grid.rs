@@ -26,8 +26,11 @@ pub(super) fn scales<S: Vectors>(s: S, element_type: ElementType, head: &[Words;
         };
         let odd = s.add(s.add(code, code), s.splat(1));
         s.store_numbers(s.times(d, s.numbers(odd)), &mut tile.scale[j]);
+        s.store(odd, &mut tile.steps[j]);
     }
     let unit = constants.unit;
+    s.store_numbers(d, &mut tile.d);
+    tile.d.iter_mut().for_each(|d| *d *= unit);
     tile.scale[..count].as_flattened_mut().iter_mut().for_each(|scale| *scale *= unit);
 }
 

@@ -66,8 +66,12 @@ fn scales_6bit<S: Vectors>(s: S, w: &[Words; 64], tile: &mut Tile) {
     let d = s.halves(first);
     let dmin = s.halves(s.xor(s.shr(first, 16), s.splat(0x8000)));
     let (scales, minima) = minima6(packed(s, &w[SCALES..]));
+    s.store_numbers(d, &mut tile.d);
+    s.store_numbers(dmin, &mut tile.dmin);
     for j in 0..8 {
         let (scale, min) = (part(scales[j / 4], j % 4), part(minima[j / 4], j % 4));
+        s.store(scale, &mut tile.steps[j]);
+        s.store(min, &mut tile.minima[j]);
         s.store_numbers(s.times(d, s.numbers(scale)), &mut tile.scale[j]);
         s.store_numbers(s.times(dmin, s.numbers(min)), &mut tile.offset[j]);
     }
@@ -104,11 +108,13 @@ pub(super) fn q5_k<S: Vectors>(s: S, w: &[Words; 64], tile: &mut Tile) {
 #[inline(always)]
 fn signed_scale<S: Vectors>(s: S, d: S::F, scale: S::U, tile: &mut Tile, j: usize) {
     s.store_numbers(s.times(d, s.numbers(scale)), &mut tile.scale[j]);
+    s.store(scale, &mut tile.steps[j]);
 }
 
 #[inline(always)]
 pub(super) fn q6_k<S: Vectors>(s: S, w: &[Words; 64], d: &Words, tile: &mut Tile) {
     let d = s.halves(s.load(d));
+    s.store_numbers(d, &mut tile.d);
     for j in 0..16 {
         // Sign-extended: (b ^ 128) - 128.
         let b = s.xor(byte(s, &w[word!(Q6K, scales)..], j), s.splat(128));
@@ -145,11 +151,14 @@ pub(super) fn q2_k<S: Vectors>(s: S, w: &[Words; 64], d: &Words, tile: &mut Tile
     let d = s.load(d);
     s.store_numbers(s.halves(d), &mut tile.scale[0]);
     let dmin = s.halves(s.xor(s.shr(d, 16), s.splat(0x8000)));
+    s.store_numbers(dmin, &mut tile.dmin);
     crumbs(s, &w[word!(Q2K, qs)..], &mut tile.codes);
     for j in 0..16 {
         let packed = byte(s, &w[word!(Q2K, scales)..], j);
         let scale = s.mask(packed, 15);
-        s.store_numbers(s.times(dmin, s.numbers(s.shr(packed, 4))), &mut tile.offset[j]);
+        let min = s.shr(packed, 4);
+        s.store_numbers(s.times(dmin, s.numbers(min)), &mut tile.offset[j]);
+        s.store(min, &mut tile.minima[j]);
         // At most 3 * 15 = 45: no carry from one byte to the next.
         for q in &mut tile.codes[4 * j..4 * j + 4] {
             s.store(s.mul(s.load(q), scale), q);
@@ -183,6 +192,7 @@ pub(super) fn q3_k<S: Vectors>(s: S, w: &[Words; 64], d: &Words, tile: &mut Tile
 pub(super) fn iq4_xs<S: Vectors>(s: S, w: &[Words; 64], head: &[Words; 16], tile: &mut Tile) {
     let (first, low) = (s.load(&head[0]), s.load(&head[1]));
     let d = s.halves(first);
+    s.store_numbers(d, &mut tile.d);
     for j in 0..8 {
         let high = s.mask(s.shr(first, 16 + 2 * j), 3);
         let scale = s.or(s.mask(s.shr(low, 4 * j), 15), s.shl(high, 4));

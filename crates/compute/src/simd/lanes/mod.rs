@@ -117,9 +117,9 @@ pub fn dispatch_wide<O: LaneOp>(level: Level, op: O) -> Result<O::Output, O> {
         Level::Avx2 => Ok(unsafe { x86_avx2::run(op) }),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx512 | Level::Avx512Vnni => Ok(unsafe { x86_avx512::run(op) }),
+        Level::Avx512 | Level::Avx512Vnni | Level::Amx => Ok(unsafe { x86_avx512::run(op) }),
         #[cfg(not(target_arch = "x86_64"))]
-        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni => Err(op),
+        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Amx => Err(op),
     }
 }
 

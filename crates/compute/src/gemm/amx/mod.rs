@@ -1,0 +1,247 @@
+//! The tiled product on Intel's matrix unit (AMX), which does eight times the integer work of AVX-512 VNNI.
+//!
+//! A step multiplies 16 activation rows by 16 weight rows over up to 64 values into exact sums of 32 bits. The unit
+//! is kept busy only if a step has 64 values and sums are scaled seldom; but weights of K-quants have a scale for
+//! each 16 or 32 values. Their scales are integers under one factor for 256 values, so codes are multiplied by them
+//! beforehand, and the products, of up to 13 bits, cut in two planes of signed bytes:
+//!
+//! ```text
+//! scale * (code - zero) = 128 * high + low     low in 0..=127, high in -33..=33
+//! sum over 256 values   = 128 * (sum of high * x) + (sum of low * x)     exact in 32 bits
+//! value                 = dx * (d * sum + dmin * sum of minima)
+//! ```
+//!
+//! The minima are multiplied with sums of activations on the unit too: a sum of 16 activations is `4 (a + b + c + d) +
+//! rest` with four signed bytes and a rest of -3 to 3. Types with a float scale for each 32 values are multiplied in
+//! steps of 32 values, after each of which sums are scaled: half the unit's speed.
+
+mod planes;
+mod rows;
+mod scale;
+#[cfg(test)]
+mod tests;
+mod unit;
+
+use quern_tensor_io::ElementType;
+
+pub(crate) use rows::Rows;
+pub(crate) use unit::available;
+
+use super::{DEPTH, Form, TASK_ROWS, Tile, store, unpack};
+use crate::matmul::Shared;
+use crate::simd::Level;
+use crate::Matrix;
+use planes::Planes;
+use rows::Block;
+use unit::Hardware;
+
+/// Activation rows of a [`Block`].
+pub(crate) const BLOCK_ROWS: usize = 16;
+/// From this many activation rows on, the unit is faster than vectors.
+pub(crate) const FROM: usize = 16;
+
+/// Sums of a product: four tiles of `[16 activation rows][16 weight rows]`: activation block 0 with weight tiles 0 and
+/// 1, then block 1 with both.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(super) struct Sums([[[i32; 16]; BLOCK_ROWS]; 4]);
+
+impl Sums {
+    const ZERO: Sums = Sums([[[0; 16]; BLOCK_ROWS]; 4]);
+}
+
+/// What multiplies: the matrix unit, or in tests its specification.
+pub(super) trait Unit {
+    /// Sets `sums` to activations times weights: for each step and each of the one or two `a`, a tile of 16 rows of the
+    /// configured depth, 64 bytes apart, signed, and for each `b` a tile of depth / 4 rows of 64 bytes, 4 values of 16
+    /// weight rows, signed or not. After a step, `a` advances by `a_step` bytes, `b` by `b_step`. With one `a` only the
+    /// first two tiles of sums are set.
+    ///
+    /// # Safety
+    /// The memory of all steps may be read.
+    unsafe fn product<const SIGNED: bool>(
+        &self,
+        a: &[*const i8],
+        b: [*const u8; 2],
+        steps: usize,
+        a_step: usize,
+        b_step: usize,
+        sums: &mut Sums,
+    );
+}
+
+/// How a type is multiplied on the unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Codes under one scale for 256 values: a plane.
+    Whole { minima: bool },
+    /// Codes under integer scales: two planes.
+    Split { minima: bool },
+    /// Float scales for 32 values, perhaps offsets.
+    Of32 { offsets: bool },
+}
+
+impl Kind {
+    /// None for types whose scales are floats for 16 values.
+    pub fn of(form: Form) -> Option<Self> {
+        match (form.sub, form.per32) {
+            (256, false) => Some(Self::Whole { minima: form.offset != 0 }),
+            (16 | 32, false) => Some(Self::Split { minima: form.offset != 0 }),
+            (32, true) => Some(Self::Of32 { offsets: form.offset != 0 }),
+            _ => None,
+        }
+    }
+
+    /// Values of a step.
+    fn depth(self) -> usize {
+        if matches!(self, Self::Of32 { .. }) { 32 } else { 64 }
+    }
+}
+
+/// Whether `n` activation rows and weights of this type are multiplied on the unit.
+pub(crate) fn takes(level: Level, element_type: ElementType, n: usize) -> bool {
+    level == Level::Amx && n >= FROM && Form::of(element_type).and_then(Kind::of).is_some()
+}
+
+/// Multiplies `pairs` times 32 weight rows from `first` on (or as many as there are) with all activations. `y` is the
+/// output `[n][rows]`; only these rows are written.
+///
+/// # Safety
+/// Nobody else uses these rows of `y`.
+pub(crate) unsafe fn blocks(
+    level: Level,
+    w: &Matrix,
+    first: usize,
+    pairs: usize,
+    rows: &Rows,
+    n: usize,
+    y: &Shared,
+) {
+    let Some(form) = Form::of(w.element_type()) else { return };
+    let Some(kind) = Kind::of(form) else { return };
+    let Some(unit) = Hardware::new(kind.depth()) else { return };
+    // SAFETY: guaranteed by the caller.
+    unsafe { blocks_on(&unit, level, (form, kind), w, (first, pairs), rows, n, y) };
+}
+
+/// The same on any unit, which is configured for the kind's depth.
+///
+/// # Safety
+/// Nobody else uses these rows of `y`.
+#[allow(clippy::too_many_arguments)]
+unsafe fn blocks_on<U: Unit>(
+    unit: &U,
+    level: Level,
+    (form, kind): (Form, Kind),
+    w: &Matrix,
+    (first, pairs): (usize, usize),
+    rows: &Rows,
+    n: usize,
+    y: &Shared,
+) {
+    let pairs = pairs.min((w.rows() - first).div_ceil(TASK_ROWS));
+    let mut raw = unpack::Raw::ZERO;
+    let mut tile = Tile::ZERO;
+    let mut weights = vec![[Planes::ZERO; 2]; pairs];
+    let size = n.next_multiple_of(BLOCK_ROWS) * TASK_ROWS;
+    let mut sums = vec![0f32; pairs * size];
+    for depth in 0..w.columns().div_ceil(DEPTH) {
+        for (i, planes) in weights.as_flattened_mut().iter_mut().enumerate() {
+            unpack::tile(level, w, first + 16 * i, depth, &mut raw, &mut tile);
+            planes.fill(level, form, kind, &tile);
+        }
+        let blocks = rows.blocks(depth);
+        for (weights, sums) in weights.iter().zip(sums.chunks_exact_mut(size)) {
+            match kind {
+                Kind::Whole { minima } => of256::<U, false>(unit, level, minima, weights, blocks, sums),
+                Kind::Split { minima } => of256::<U, true>(unit, level, minima, weights, blocks, sums),
+                Kind::Of32 { offsets } => of32(unit, level, offsets, weights, blocks, sums),
+            }
+        }
+    }
+    for (i, sums) in sums.chunks_exact(size).enumerate() {
+        // SAFETY: guaranteed by the caller.
+        unsafe { store(w, first + i * TASK_ROWS, sums, n, y) };
+    }
+}
+
+/// Products of a depth before they are scaled.
+struct Exact {
+    low: Sums,
+    high: Sums,
+    minima: Sums,
+}
+
+/// Adds all activations times a pair of weight tiles to `sums` (`[activation rows][32]`), with one scale for 256 values.
+fn of256<U: Unit, const SPLIT: bool>(
+    unit: &U,
+    level: Level,
+    minima: bool,
+    weights: &[Planes; 2],
+    blocks: &[Block],
+    sums: &mut [f32],
+) {
+    const ZERO: Exact = Exact { low: Sums::ZERO, high: Sums::ZERO, minima: Sums::ZERO };
+    // Two sets: the vectors scale one while the unit fills the other.
+    let mut exact = [ZERO; 2];
+    let pairs = || blocks.chunks(2);
+    let fill = |exact: &mut Exact, blocks: &[Block]| {
+        let start = |at: fn(&Block) -> *const i8| [at(&blocks[0]), at(&blocks[blocks.len() - 1])];
+        let (codes, parts) = (start(|b| b.codes.as_ptr().cast()), start(|b| b.parts.as_ptr().cast()));
+        let planes = |at: fn(&Planes) -> *const u8| [at(&weights[0]), at(&weights[1])];
+        let (codes, parts) = (&codes[..blocks.len()], &parts[..blocks.len()]);
+        // SAFETY: four steps of codes, two of parts and minima, as the fields' types say.
+        unsafe {
+            unit.product::<true>(codes, planes(|w| w.low.as_ptr().cast()), 4, 1024, 1024, &mut exact.low);
+            if SPLIT {
+                let high = planes(|w| w.high.as_ptr().cast());
+                unit.product::<true>(codes, high, 4, 1024, 1024, &mut exact.high);
+            }
+            if minima {
+                let minima = planes(|w| w.minima.as_ptr().cast());
+                unit.product::<false>(parts, minima, 2, 1024, 1024, &mut exact.minima);
+            }
+        }
+    };
+    for (i, (blocks, sums)) in pairs().zip(sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS)).enumerate() {
+        if i == 0 {
+            fill(&mut exact[0], blocks);
+        }
+        if let Some(next) = pairs().nth(i + 1) {
+            fill(&mut exact[(i + 1) % 2], next);
+        }
+        let exact = &exact[i % 2];
+        let high = SPLIT.then_some(&exact.high);
+        let minima = minima.then_some(&exact.minima);
+        scale::of256(level, weights, blocks, &exact.low, high, minima, sums);
+    }
+}
+
+/// The same with a scale for each 32 values.
+fn of32<U: Unit>(
+    unit: &U,
+    level: Level,
+    offsets: bool,
+    weights: &[Planes; 2],
+    blocks: &[Block],
+    sums: &mut [f32],
+) {
+    let mut exact = [Sums::ZERO, Sums::ZERO];
+    for (blocks, sums) in blocks.chunks(2).zip(sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS)) {
+        let fill = |j: usize, exact: &mut Sums| {
+            // Half of a row of 64 values, and 8 of 64 steps of 4 values.
+            let at = |b: &Block| b.codes[j / 2].as_ptr().cast::<i8>().wrapping_add(j % 2 * 32);
+            let a = [at(&blocks[0]), at(&blocks[blocks.len() - 1])];
+            let b = [0, 1].map(|half: usize| weights[half].low[8 * j..].as_ptr().cast());
+            // SAFETY: one step, as the fields' types say.
+            unsafe { unit.product::<true>(&a[..blocks.len()], b, 1, 0, 0, exact) };
+        };
+        fill(0, &mut exact[0]);
+        for j in 0..8 {
+            if j < 7 {
+                fill(j + 1, &mut exact[(j + 1) % 2]);
+            }
+            scale::of32(level, weights, blocks, j, &exact[j % 2], offsets, sums);
+        }
+    }
+}

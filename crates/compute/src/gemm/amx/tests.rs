@@ -1,0 +1,182 @@
+//! Tests the layouts and the scaling on every machine with a unit in plain Rust, and the matrix unit where there is one.
+
+use quern_tensor_io::ElementType;
+
+use super::rows::{Block, Rows};
+use super::unit::Hardware;
+use super::{BLOCK_ROWS, Kind, Sums, Unit, blocks_on, takes};
+use crate::activations::Group;
+use crate::block::is_known;
+use crate::gemm::{self, Form, Packed};
+use crate::matmul::Shared;
+use crate::simd::Level;
+use crate::testing::{Random, fewer, random_row};
+use crate::{Matrix, Pool};
+
+/// The specification of a unit configured for steps of so many values.
+struct Plain {
+    depth: usize,
+}
+
+impl Unit for Plain {
+    unsafe fn product<const SIGNED: bool>(
+        &self,
+        a: &[*const i8],
+        b: [*const u8; 2],
+        steps: usize,
+        a_step: usize,
+        b_step: usize,
+        sums: &mut Sums,
+    ) {
+        for (at, sums) in sums.0.iter_mut().enumerate().take(2 * a.len()) {
+            *sums = [[0; 16]; BLOCK_ROWS];
+            for step in 0..steps {
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    for (column, sum) in sums.iter_mut().enumerate() {
+                        for k in 0..self.depth {
+                            // SAFETY: guaranteed by the caller.
+                            let (x, w) = unsafe {
+                                (
+                                    *a[at / 2].add(step * a_step + 64 * row + k),
+                                    *b[at % 2].add(step * b_step + k / 4 * 64 + 4 * column + k % 4),
+                                )
+                            };
+                            let w = if SIGNED { i32::from(w as i8) } else { i32::from(w) };
+                            *sum += i32::from(x) * w;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn types() -> impl Iterator<Item = (ElementType, Form, Kind)> {
+    let all = ElementType::ALL.iter().copied().filter(|&t| is_known(t));
+    all.filter_map(|t| Form::of(t).and_then(|form| Some((t, form, Kind::of(form)?))))
+}
+
+/// The product of the vector path, and for each output the sum of the sizes of its terms.
+fn expected(w: &Matrix, x: &[f32], n: usize) -> (Vec<f32>, Vec<f32>) {
+    let (pool, group) = (Pool::with_level(1, Level::Scalar), Group::of(w.element_type()));
+    let mut packed = Packed::default();
+    packed.fill(Level::Scalar, &pool, group, x, w.columns(), n);
+    let mut y = vec![0f32; n * w.rows()];
+    let shared = Shared::new(&mut y);
+    for first in (0..w.rows()).step_by(gemm::TASK_ROWS) {
+        // SAFETY: nobody else uses y.
+        unsafe { gemm::blocks(Level::Scalar, w, first, 1, &packed, n, &shared) };
+    }
+    let mut sizes = vec![0f32; n * w.rows()];
+    let bytes = w.element_type().block_bytes();
+    for row in 0..w.rows() {
+        let blocks = w.row(row).chunks_exact(bytes).map(|b| crate::block::Block::read(w.element_type(), b));
+        let weights: Vec<f32> = blocks
+            .flat_map(|b| {
+                let len = w.element_type().block_elements();
+                (0..len)
+                    .map(|i| {
+                        let q = b.scale[i / b.sub] * (i32::from(b.codes[i]) - b.zero);
+                        (b.d * q as f32).abs() + (b.dmin * b.min[i / b.sub] as f32).abs()
+                    })
+                    .collect::<Vec<_>>()
+            })
+            .collect();
+        for i in 0..n {
+            let x = &x[i * w.columns()..][..w.columns()];
+            sizes[i * w.rows() + row] = weights.iter().zip(x).map(|(w, x)| w * x.abs()).sum();
+        }
+    }
+    (y, sizes)
+}
+
+fn compare(name: &str, y: &[f32], expected: &[f32], sizes: &[f32]) {
+    for (at, ((y, e), size)) in y.iter().zip(expected).zip(sizes).enumerate() {
+        assert!((y - e).abs() <= size * 1e-6, "{name} {at}: {y} {e} {size}");
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "minutes")]
+fn products_are_those_of_the_vector_path() {
+    let mut random = Random::new(11);
+    let (mut units, mut kinds) = (0, Vec::new());
+    for (element_type, form, kind) in types() {
+        kinds.push(kind);
+        let columns = match element_type.block_elements() {
+            256 => 512,
+            128 => 384,
+            64 => 448,
+            _ => 352,
+        };
+        for (rows, extreme) in [(70, false), (32, true)] {
+            let data: Vec<u8> =
+                (0..rows).flat_map(|_| random_row(&mut random, element_type, columns, extreme)).collect();
+            let w = Matrix::new(element_type, rows, columns, &data).unwrap();
+            for n in [9, 16, 32, 37] {
+                let x: Vec<f32> = (0..n * columns)
+                    .map(|_| if extreme { random.sign() * 3.0 } else { random.float() })
+                    .collect();
+                let (e, sizes) = expected(&w, &x, n);
+                for level in Level::available() {
+                    let pool = Pool::with_level(2, level);
+                    let mut packed = Rows::default();
+                    packed.fill(level, &pool, Group::of(element_type), &x, columns, n);
+                    let mut results = Vec::new();
+                    let mut run = |unit: &dyn Fn(usize, &Shared)| {
+                        let mut y = vec![f32::NAN; n * rows];
+                        let shared = Shared::new(&mut y);
+                        (0..rows).step_by(2 * gemm::TASK_ROWS).for_each(|first| unit(first, &shared));
+                        compare(&format!("{element_type} {level:?} {n}"), &y, &e, &sizes);
+                        results.push(y);
+                    };
+                    let form = (form, kind);
+                    // SAFETY: nobody else uses y.
+                    run(&|first, y| unsafe {
+                        let plain = Plain { depth: kind.depth() };
+                        blocks_on(&plain, level, form, &w, (first, 2), &packed, n, y);
+                    });
+                    if let Some(unit) = Hardware::new(kind.depth()) {
+                        units += 1;
+                        // SAFETY: nobody else uses y.
+                        run(&|first, y| unsafe {
+                            blocks_on(&unit, level, form, &w, (first, 2), &packed, n, y);
+                        });
+                        assert_eq!(results[0], results[1], "{element_type}: the unit gives other bits");
+                    }
+                }
+            }
+        }
+    }
+    assert!(kinds.len() > 15, "{kinds:?}");
+    assert_eq!(units > 0, Level::best() == Level::Amx);
+}
+
+#[test]
+fn sums_are_taken_apart_exactly() {
+    let columns = 256;
+    for value in [-1.0f32, 1.0, 0.37, 0.0] {
+        let x: Vec<f32> =
+            (0..16 * columns).map(|i| if i % 19 == 0 { 1.0 } else { value * (i % 5) as f32 * 0.25 }).collect();
+        for level in fewer(&Level::available().collect::<Vec<_>>(), 1).iter().copied() {
+            let (pool, mut rows) = (Pool::with_level(1, level), Rows::default());
+            rows.fill(level, &pool, Group::Of256, &x, columns, 16);
+            let block: &Block = &rows.blocks(0)[0];
+            for row in 0..16 {
+                for j in 0..16 {
+                    let codes = &block.codes[j / 4][row][16 * (j % 4)..][..16];
+                    let sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
+                    let parts = block.parts[0][row][4 * j..][..4].iter().map(|&p| i32::from(p)).sum::<i32>();
+                    assert_eq!(4 * parts + i32::from(block.parts[1][row][j]), sum);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn which_products_the_unit_takes() {
+    assert!(takes(Level::Amx, ElementType::Q4K, 512) && takes(Level::Amx, ElementType::Q4_0, 16));
+    assert!(!takes(Level::Amx, ElementType::Q4K, 3) && !takes(Level::Avx512Vnni, ElementType::Q4K, 512));
+    assert!(!takes(Level::Amx, ElementType::F16, 512) && !takes(Level::Amx, ElementType::NVFP4, 512));
+}
