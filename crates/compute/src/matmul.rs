@@ -17,6 +17,7 @@ pub struct Scratch {
     packed256: gemm::Packed,
     rows32: gemm::amx::Rows,
     rows256: gemm::amx::Rows,
+    float_rows: gemm::amx::FloatRows,
 }
 
 impl Scratch {
@@ -148,6 +149,10 @@ fn many_rows(
             rows.fill(level, pool, group, x, columns, n);
         }
     }
+    let floats_on_unit = gemm::amx::takes_floats(level, n);
+    if floats_on_unit && weights.iter().any(|w| group(w).is_none()) {
+        scratch.float_rows.fill(level, pool, x, columns, n);
+    }
     let scratch = &*scratch;
     // Two pairs of tiles at a time halve the activations' way through the caches, unless threads would idle.
     let rows: usize = weights.iter().map(Matrix::rows).sum();
@@ -164,6 +169,9 @@ fn many_rows(
                 }
                 Some(Group::Of32) => gemm::blocks(level, w, first, pairs, &scratch.packed32, n, y),
                 Some(Group::Of256) => gemm::blocks(level, w, first, pairs, &scratch.packed256, n, y),
+                None if floats_on_unit => {
+                    gemm::amx::floats(level, w, first, &scratch.float_rows, n, y);
+                }
                 None => gemm::floats(level, w, first, x, n, y),
             }
         }

@@ -44,7 +44,7 @@ pub enum Level {
     Avx512,
     /// The former with VNNI, VBMI and VBMI2 (Ice Lake, Zen 4 and later).
     Avx512Vnni,
-    /// The former with AMX-TILE and AMX-INT8 (Sapphire Rapids and later Xeons), where Linux lets the process use the
+    /// The former with AMX-TILE, AMX-INT8 and AMX-BF16 (Sapphire Rapids and later Xeons), where Linux lets the process use the
     /// tiles.
     Amx,
 }

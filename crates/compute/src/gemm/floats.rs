@@ -6,18 +6,23 @@ use crate::dot::widen;
 use crate::fgemm::{Product, multiply_add};
 use crate::simd::Level;
 
-/// The product of weight rows `first..` with the `n` rows of `x`, as `[n][32]`.
-pub(super) fn multiply(level: Level, w: &Matrix, first: usize, x: &[f32], n: usize) -> Vec<f32> {
-    let columns = w.columns();
-    let mut sums = vec![0f32; n * TASK_ROWS];
-    let mut wide = vec![[0f32; DEPTH]; TASK_ROWS];
-    let mut tile = vec![0f32; DEPTH * TASK_ROWS];
-    let block = w.element_type().block_elements();
-    debug_assert!(DEPTH.is_multiple_of(block), "every block size divides 256");
-    for start in (0..columns).step_by(DEPTH) {
-        let depth = DEPTH.min(columns - start);
-        for (r, wide) in wide.iter_mut().enumerate() {
-            let bytes = |values: usize| values / block * w.element_type().block_bytes();
+/// 32 weight rows of up to 256 columns as f32, transposed.
+pub(super) struct Widened {
+    rows: Vec<[f32; DEPTH]>,
+    tile: Vec<f32>,
+}
+
+impl Widened {
+    pub fn new() -> Self {
+        Self { rows: vec![[0.0; DEPTH]; TASK_ROWS], tile: vec![0.0; DEPTH * TASK_ROWS] }
+    }
+
+    /// Reads `depth` columns from `start` on of rows `first ..` (the last row again where there are fewer).
+    pub fn fill(&mut self, level: Level, w: &Matrix, first: usize, start: usize, depth: usize) {
+        let block = w.element_type().block_elements();
+        debug_assert!(DEPTH.is_multiple_of(block), "every block size divides 256");
+        let bytes = |values: usize| values / block * w.element_type().block_bytes();
+        for (r, wide) in self.rows.iter_mut().enumerate() {
             let number = (first + r).min(w.rows() - 1);
             let row = &w.row(number)[bytes(start)..bytes(start + depth)];
             widen(level, w.element_type(), row, &mut wide[..depth]);
@@ -26,9 +31,26 @@ pub(super) fn multiply(level: Level, w: &Matrix, first: usize, x: &[f32], n: usi
             }
         }
         for half in 0..2 {
-            let rows = std::array::from_fn(|r| &wide[16 * half + r][..depth]);
-            transpose::floats(level, &rows, &mut tile[16 * half..], TASK_ROWS);
+            let rows = std::array::from_fn(|r| &self.rows[16 * half + r][..depth]);
+            transpose::floats(level, &rows, &mut self.tile[16 * half..], TASK_ROWS);
         }
+        self.tile[depth * TASK_ROWS..].fill(0.0);
+    }
+
+    /// `[256][32]`; zero behind the columns that were read.
+    pub fn tile(&self) -> &[f32] {
+        &self.tile
+    }
+}
+
+/// The product of weight rows `first..` with the `n` rows of `x`, as `[n][32]`.
+pub(super) fn multiply(level: Level, w: &Matrix, first: usize, x: &[f32], n: usize) -> Vec<f32> {
+    let columns = w.columns();
+    let mut sums = vec![0f32; n * TASK_ROWS];
+    let mut widened = Widened::new();
+    for start in (0..columns).step_by(DEPTH) {
+        let depth = DEPTH.min(columns - start);
+        widened.fill(level, w, first, start, depth);
         multiply_add(
             level,
             Product {
@@ -37,7 +59,7 @@ pub(super) fn multiply(level: Level, w: &Matrix, first: usize, x: &[f32], n: usi
                 width: TASK_ROWS,
                 a: &x[start..],
                 a_stride: columns,
-                b: &tile,
+                b: widened.tile(),
                 c: &mut sums,
                 c_stride: TASK_ROWS,
             },

@@ -15,6 +15,7 @@
 //! rest` with four signed bytes and a rest of -3 to 3. Types with a float scale for each 32 values are multiplied in
 //! steps of 32 values, after each of which sums are scaled: half the unit's speed.
 
+mod floats;
 mod planes;
 mod rows;
 mod scale;
@@ -24,6 +25,7 @@ mod unit;
 
 use quern_tensor_io::ElementType;
 
+pub(crate) use floats::{FloatRows, floats, takes as takes_floats};
 pub(crate) use rows::Rows;
 pub(crate) use unit::available;
 
@@ -31,6 +33,7 @@ use super::{DEPTH, Form, TASK_ROWS, Tile, store, unpack};
 use crate::matmul::Shared;
 use crate::simd::Level;
 use crate::Matrix;
+use floats::FloatSums;
 use planes::Planes;
 use rows::Block;
 use unit::Hardware;
@@ -44,7 +47,7 @@ pub(crate) const FROM: usize = 16;
 /// 1, then block 1 with both.
 #[derive(Clone)]
 #[repr(C, align(64))]
-pub(super) struct Sums([[[i32; 16]; BLOCK_ROWS]; 4]);
+pub(crate) struct Sums([[[i32; 16]; BLOCK_ROWS]; 4]);
 
 impl Sums {
     const ZERO: Sums = Sums([[[0; 16]; BLOCK_ROWS]; 4]);
@@ -67,6 +70,19 @@ pub(super) trait Unit {
         a_step: usize,
         b_step: usize,
         sums: &mut Sums,
+    );
+
+    /// The same for pairs of bf16, 32 in a row of a tile of activations, with sums in f32. Each step says where its tiles
+    /// begin: bytes from `a`, bytes from `b`.
+    ///
+    /// # Safety
+    /// The memory of all steps may be read.
+    unsafe fn product_of_floats(
+        &self,
+        a: &[*const u8],
+        b: [*const u8; 2],
+        steps: &[[usize; 2]],
+        sums: &mut FloatSums,
     );
 }
 
@@ -166,7 +182,7 @@ unsafe fn blocks_on<U: Unit>(
 }
 
 /// Products of a depth before they are scaled.
-struct Exact {
+struct Products {
     low: Sums,
     high: Sums,
     minima: Sums,
@@ -181,39 +197,42 @@ fn of256<U: Unit, const SPLIT: bool>(
     blocks: &[Block],
     sums: &mut [f32],
 ) {
-    const ZERO: Exact = Exact { low: Sums::ZERO, high: Sums::ZERO, minima: Sums::ZERO };
+    const ZERO: Products = Products { low: Sums::ZERO, high: Sums::ZERO, minima: Sums::ZERO };
     // Two sets: the vectors scale one while the unit fills the other.
-    let mut exact = [ZERO; 2];
+    let mut products = [ZERO; 2];
     let pairs = || blocks.chunks(2);
-    let fill = |exact: &mut Exact, blocks: &[Block]| {
+    let fill = |products: &mut Products, blocks: &[Block]| {
         let start = |at: fn(&Block) -> *const i8| [at(&blocks[0]), at(&blocks[blocks.len() - 1])];
         let (codes, parts) = (start(|b| b.codes.as_ptr().cast()), start(|b| b.parts.as_ptr().cast()));
         let planes = |at: fn(&Planes) -> *const u8| [at(&weights[0]), at(&weights[1])];
         let (codes, parts) = (&codes[..blocks.len()], &parts[..blocks.len()]);
         // SAFETY: four steps of codes, two of parts and minima, as the fields' types say.
         unsafe {
-            unit.product::<true>(codes, planes(|w| w.low.as_ptr().cast()), 4, 1024, 1024, &mut exact.low);
+            unit.product::<true>(codes, planes(|w| w.low.as_ptr().cast()), 4, 1024, 1024, &mut products.low);
             if SPLIT {
                 let high = planes(|w| w.high.as_ptr().cast());
-                unit.product::<true>(codes, high, 4, 1024, 1024, &mut exact.high);
+                unit.product::<true>(codes, high, 4, 1024, 1024, &mut products.high);
             }
             if minima {
                 let minima = planes(|w| w.minima.as_ptr().cast());
-                unit.product::<false>(parts, minima, 2, 1024, 1024, &mut exact.minima);
+                unit.product::<false>(parts, minima, 2, 1024, 1024, &mut products.minima);
             }
         }
     };
     for (i, (blocks, sums)) in pairs().zip(sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS)).enumerate() {
         if i == 0 {
-            fill(&mut exact[0], blocks);
+            fill(&mut products[0], blocks);
         }
         if let Some(next) = pairs().nth(i + 1) {
-            fill(&mut exact[(i + 1) % 2], next);
+            fill(&mut products[(i + 1) % 2], next);
         }
-        let exact = &exact[i % 2];
-        let high = SPLIT.then_some(&exact.high);
-        let minima = minima.then_some(&exact.minima);
-        scale::of256(level, weights, blocks, &exact.low, high, minima, sums);
+        let Products { low, high, minima: of_minima } = &products[i % 2];
+        let exact = scale::Exact {
+            low,
+            high: SPLIT.then_some(high),
+            minima: minima.then_some(of_minima),
+        };
+        scale::of256(level, weights, blocks, exact, sums);
     }
 }
 

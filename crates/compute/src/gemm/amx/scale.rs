@@ -4,68 +4,51 @@ use super::planes::Planes;
 use super::rows::Block;
 use super::{BLOCK_ROWS, Sums};
 use crate::gemm::TASK_ROWS;
-use crate::simd::{Level, Op, dispatch};
+use crate::simd::Level;
+
+/// Exact sums of one to three products: of low planes, of high planes, of minima.
+#[derive(Clone, Copy)]
+pub(super) struct Exact<'a> {
+    pub low: &'a Sums,
+    pub high: Option<&'a Sums>,
+    pub minima: Option<&'a Sums>,
+}
 
 /// Adds `dx * (d * (low + 128 * high) + dmin * minima)` to `sums` (`[16 or 32][32]`).
 pub(super) fn of256(
     level: Level,
     weights: &[Planes; 2],
     blocks: &[Block],
-    low: &Sums,
-    high: Option<&Sums>,
-    minima: Option<&Sums>,
+    exact: Exact<'_>,
     sums: &mut [f32],
 ) {
-    match (high, minima) {
-        (None, None) => dispatch(level, Of256 { weights, blocks, low, high: [low; 0], minima: [low; 0], sums }),
-        (None, Some(m)) => dispatch(level, Of256 { weights, blocks, low, high: [low; 0], minima: [m], sums }),
-        (Some(h), None) => dispatch(level, Of256 { weights, blocks, low, high: [h], minima: [low; 0], sums }),
-        (Some(h), Some(m)) => dispatch(level, Of256 { weights, blocks, low, high: [h], minima: [m], sums }),
-    }
-}
-
-struct Of256<'a, const HIGH: usize, const MINIMA: usize> {
-    weights: &'a [Planes; 2],
-    blocks: &'a [Block],
-    low: &'a Sums,
-    high: [&'a Sums; HIGH],
-    minima: [&'a Sums; MINIMA],
-    sums: &'a mut [f32],
-}
-
-impl<const HIGH: usize, const MINIMA: usize> Op for Of256<'_, HIGH, MINIMA> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        let rows = self.sums.as_chunks_mut::<TASK_ROWS>().0;
-        for (i, (block, rows)) in self.blocks.iter().zip(rows.chunks_exact_mut(BLOCK_ROWS)).enumerate() {
-            for half in 0..2 {
-                let at = 2 * i + half;
-                let (d, dmin) = (self.weights[half].scale[0], self.weights[half].offset[0]);
-                for (row, sums) in rows.iter_mut().enumerate() {
-                    let low = self.low.0[at][row];
-                    let dx = block.d[0][row];
-                    let mut value = [0f32; 16];
-                    for lane in 0..16 {
-                        let mut exact = low[lane];
-                        if HIGH == 1 {
-                            exact += self.high[0].0[at][row][lane] << 7;
-                        }
-                        value[lane] = d[lane] * exact as f32;
-                    }
-                    if MINIMA == 1 {
-                        let minima = self.minima[0].0[at][row];
-                        for lane in 0..16 {
-                            value[lane] = (minima[lane] as f32).mul_add(dmin[lane], value[lane]);
-                        }
-                    }
-                    let sums = &mut sums[16 * half..16 * half + 16];
-                    for lane in 0..16 {
-                        sums[lane] = value[lane].mul_add(dx, sums[lane]);
-                    }
-                }
+    let rows = sums.as_chunks_mut::<TASK_ROWS>().0;
+    assert!(blocks.len() <= 2 && rows.len() == blocks.len() * BLOCK_ROWS);
+    #[cfg(target_arch = "x86_64")]
+    if level.min(Level::best()) >= Level::Avx512 {
+        let Exact { low, high, minima } = exact;
+        // SAFETY: the CPU has the level.
+        return unsafe {
+            match (high, minima) {
+                (None, None) => x86::of256::<false, false>(weights, blocks, [low; 3], rows),
+                (None, Some(m)) => x86::of256::<false, true>(weights, blocks, [low, low, m], rows),
+                (Some(h), None) => x86::of256::<true, false>(weights, blocks, [low, h, low], rows),
+                (Some(h), Some(m)) => x86::of256::<true, true>(weights, blocks, [low, h, m], rows),
             }
+        };
+    }
+    let _ = level;
+    for (row, sums) in rows.iter_mut().enumerate() {
+        let (i, row) = (row / BLOCK_ROWS, row % BLOCK_ROWS);
+        for (at, sum) in sums.iter_mut().enumerate() {
+            let (half, lane) = (at / 16, at % 16);
+            let of = |sums: &Sums| sums.0[2 * i + half][row][lane];
+            let whole = of(exact.low) + exact.high.map_or(0, |high| of(high) << 7);
+            let mut value = weights[half].scale[0][lane] * whole as f32;
+            if let Some(minima) = exact.minima {
+                value = (of(minima) as f32).mul_add(weights[half].offset[0][lane], value);
+            }
+            *sum = value.mul_add(blocks[i].d[0][row], *sum);
         }
     }
 }
@@ -80,43 +63,114 @@ pub(super) fn of32(
     offsets: bool,
     sums: &mut [f32],
 ) {
-    if offsets {
-        dispatch(level, Of32::<true> { weights, blocks, j, exact, sums });
-    } else {
-        dispatch(level, Of32::<false> { weights, blocks, j, exact, sums });
+    let rows = sums.as_chunks_mut::<TASK_ROWS>().0;
+    assert!(blocks.len() <= 2 && rows.len() == blocks.len() * BLOCK_ROWS && j < 8);
+    #[cfg(target_arch = "x86_64")]
+    if level.min(Level::best()) >= Level::Avx512 {
+        // SAFETY: the CPU has the level.
+        return unsafe {
+            match offsets {
+                false => x86::of32::<false>(weights, blocks, j, exact, rows),
+                true => x86::of32::<true>(weights, blocks, j, exact, rows),
+            }
+        };
+    }
+    let _ = level;
+    for (row, sums) in rows.iter_mut().enumerate() {
+        let (i, row) = (row / BLOCK_ROWS, row % BLOCK_ROWS);
+        for (at, sum) in sums.iter_mut().enumerate() {
+            let (half, lane) = (at / 16, at % 16);
+            let exact = exact.0[2 * i + half][row][lane] as f32;
+            *sum = exact.mul_add(weights[half].scale[j][lane] * blocks[i].d[j][row], *sum);
+            if offsets {
+                *sum = weights[half].offset[j][lane].mul_add(blocks[i].sums[j][row], *sum);
+            }
+        }
     }
 }
 
-struct Of32<'a, const OFFSETS: bool> {
-    weights: &'a [Planes; 2],
-    blocks: &'a [Block],
-    j: usize,
-    exact: &'a Sums,
-    sums: &'a mut [f32],
-}
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
 
-impl<const OFFSETS: bool> Op for Of32<'_, OFFSETS> {
-    type Output = ();
+    use super::{BLOCK_ROWS, Block, Planes, Sums, TASK_ROWS};
 
-    #[inline(always)]
-    fn call(self) {
-        let j = self.j;
-        let rows = self.sums.as_chunks_mut::<TASK_ROWS>().0;
-        for (i, (block, rows)) in self.blocks.iter().zip(rows.chunks_exact_mut(BLOCK_ROWS)).enumerate() {
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn numbers(x: &[f32; 16]) -> __m512 {
+        // SAFETY: 16 values.
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn integers(x: &[i32; 16]) -> __m512i {
+        // SAFETY: 16 values.
+        unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+
+    /// The two halves of a row of sums, changed by `f`.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn update(sums: &mut [f32; TASK_ROWS], half: usize, f: impl FnOnce(__m512) -> __m512) {
+        let part = &mut sums.as_chunks_mut::<16>().0[half];
+        // SAFETY: 16 values.
+        unsafe { _mm512_storeu_ps(part.as_mut_ptr(), f(_mm512_loadu_ps(part.as_ptr()))) }
+    }
+
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn of256<const HIGH: bool, const MINIMA: bool>(
+        weights: &[Planes; 2],
+        blocks: &[Block],
+        [low, high, minima]: [&Sums; 3],
+        rows: &mut [[f32; TASK_ROWS]],
+    ) {
+        for (i, (block, rows)) in blocks.iter().zip(rows.chunks_exact_mut(BLOCK_ROWS)).enumerate() {
+            let rows: &mut [_; BLOCK_ROWS] = rows.as_chunks_mut().0.first_mut().expect("16 rows");
             for half in 0..2 {
-                let exact = &self.exact.0[2 * i + half];
-                let (scale, offset) = (self.weights[half].scale[j], self.weights[half].offset[j]);
-                for (row, sums) in rows.iter_mut().enumerate() {
-                    let (exact, d, sum) = (exact[row], block.d[j][row], block.sums[j][row]);
-                    let sums = &mut sums[16 * half..16 * half + 16];
-                    for lane in 0..16 {
-                        sums[lane] = (exact[lane] as f32).mul_add(scale[lane] * d, sums[lane]);
+                let at = 2 * i + half;
+                let (d, dmin) = (numbers(&weights[half].scale[0]), numbers(&weights[half].offset[0]));
+                let (low, high, minima) = (&low.0[at], &high.0[at], &minima.0[at]);
+                for row in 0..BLOCK_ROWS {
+                    let mut whole = integers(&low[row]);
+                    if HIGH {
+                        whole = _mm512_add_epi32(whole, _mm512_slli_epi32::<7>(integers(&high[row])));
                     }
-                    if OFFSETS {
-                        for lane in 0..16 {
-                            sums[lane] = offset[lane].mul_add(sum, sums[lane]);
+                    let mut value = _mm512_mul_ps(d, _mm512_cvtepi32_ps(whole));
+                    if MINIMA {
+                        value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers(&minima[row])), dmin, value);
+                    }
+                    let dx = _mm512_set1_ps(block.d[0][row]);
+                    update(&mut rows[row], half, |sum| _mm512_fmadd_ps(value, dx, sum));
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn of32<const OFFSETS: bool>(
+        weights: &[Planes; 2],
+        blocks: &[Block],
+        j: usize,
+        exact: &Sums,
+        rows: &mut [[f32; TASK_ROWS]],
+    ) {
+        for (i, (block, rows)) in blocks.iter().zip(rows.chunks_exact_mut(BLOCK_ROWS)).enumerate() {
+            let rows: &mut [_; BLOCK_ROWS] = rows.as_chunks_mut().0.first_mut().expect("16 rows");
+            let (ds, activations) = (&block.d[j], &block.sums[j]);
+            for half in 0..2 {
+                let exact = &exact.0[2 * i + half];
+                let (scale, offset) = (numbers(&weights[half].scale[j]), numbers(&weights[half].offset[j]));
+                for row in 0..BLOCK_ROWS {
+                    let value = _mm512_cvtepi32_ps(integers(&exact[row]));
+                    let scale = _mm512_mul_ps(scale, _mm512_set1_ps(ds[row]));
+                    update(&mut rows[row], half, |sum| {
+                        let mut sum = _mm512_fmadd_ps(value, scale, sum);
+                        if OFFSETS {
+                            sum = _mm512_fmadd_ps(offset, _mm512_set1_ps(activations[row]), sum);
                         }
-                    }
+                        sum
+                    });
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use quern_tensor_io::ElementType;
 
+use super::floats::{FloatRows, FloatSums, floats_on};
 use super::rows::{Block, Rows};
 use super::unit::Hardware;
 use super::{BLOCK_ROWS, Kind, Sums, Unit, blocks_on, takes};
@@ -46,6 +47,43 @@ impl Unit for Plain {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    unsafe fn product_of_floats(
+        &self,
+        a: &[*const u8],
+        b: [*const u8; 2],
+        steps: &[[usize; 2]],
+        sums: &mut FloatSums,
+    ) {
+        // SAFETY: guaranteed by the caller.
+        unsafe { product_of_floats(a, b, steps, sums) };
+    }
+}
+
+/// What [`Unit::product_of_floats`] says, in f64.
+unsafe fn product_of_floats(
+    a: &[*const u8],
+    b: [*const u8; 2],
+    steps: &[[usize; 2]],
+    sums: &mut FloatSums,
+) {
+    // SAFETY: guaranteed by the caller.
+    let number = |p: *const u8| unsafe { f64::from(f32::from_bits(u32::from(p.cast::<u16>().read()) << 16)) };
+    for (at, tile) in sums.0.iter_mut().enumerate().take(2 * a.len()) {
+        for (row, sums) in tile.iter_mut().enumerate() {
+            for (column, sum) in sums.iter_mut().enumerate() {
+                let mut total = 0f64;
+                for &[a_at, b_at] in steps {
+                    for k in 0..32 {
+                        let x = number(a[at / 2].wrapping_add(a_at + 64 * row + 2 * k));
+                        let w = number(b[at % 2].wrapping_add(b_at + k / 2 * 64 + 4 * column + k % 2 * 2));
+                        total += x * w;
+                    }
+                }
+                *sum = total as f32;
             }
         }
     }
@@ -153,6 +191,54 @@ fn products_are_those_of_the_vector_path() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "minutes")]
+fn products_of_floats_are_those_of_f32() {
+    use ElementType as T;
+    let mut random = Random::new(12);
+    for element_type in [T::F32, T::F16, T::BF16, T::F8E4M3] {
+        let (rows, columns) = (41, 300);
+        let data: Vec<u8> =
+            (0..rows).flat_map(|_| random_row(&mut random, element_type, columns, false)).collect();
+        let w = Matrix::new(element_type, rows, columns, &data).unwrap();
+        for n in [16, 45] {
+            let x: Vec<f32> = (0..n * columns).map(|_| random.float()).collect();
+            let mut exact = vec![(0f64, 0f64); n * rows];
+            for row in 0..rows {
+                let mut weights = vec![0f32; columns];
+                crate::get_row(&w, row, &mut weights).unwrap();
+                for i in 0..n {
+                    let terms = weights.iter().zip(&x[i * columns..][..columns]);
+                    let terms = terms.map(|(w, x)| f64::from(*w) * f64::from(*x));
+                    exact[i * rows + row] =
+                        terms.fold((0.0, 0.0), |(sum, size), t| (sum + t, size + t.abs()));
+                }
+            }
+            let (pool, mut packed) = (Pool::with_level(2, Level::best()), FloatRows::default());
+            packed.fill(Level::best(), &pool, &x, columns, n);
+            let check = |name: &str, run: &dyn Fn(usize, &Shared)| {
+                let mut y = vec![f32::NAN; n * rows];
+                let shared = Shared::new(&mut y);
+                (0..rows).step_by(gemm::TASK_ROWS).for_each(|first| run(first, &shared));
+                for (at, (y, (sum, size))) in y.iter().zip(&exact).enumerate() {
+                    let off = (f64::from(*y) - sum).abs();
+                    assert!(off <= size * 3e-7, "{element_type} {name} {n} {at}: {y} {sum}");
+                }
+            };
+            // SAFETY: nobody else uses y.
+            check("plain", &|first, y| unsafe {
+                floats_on(&Plain { depth: 64 }, Level::best(), &w, first, &packed, n, y);
+            });
+            if let Some(unit) = Hardware::new(64) {
+                // SAFETY: nobody else uses y.
+                check("unit", &|first, y| unsafe {
+                    floats_on(&unit, Level::best(), &w, first, &packed, n, y);
+                });
+            }
+        }
+    }
+}
+
+#[test]
 fn sums_are_taken_apart_exactly() {
     let columns = 256;
     for value in [-1.0f32, 1.0, 0.37, 0.0] {
@@ -179,4 +265,61 @@ fn which_products_the_unit_takes() {
     assert!(takes(Level::Amx, ElementType::Q4K, 512) && takes(Level::Amx, ElementType::Q4_0, 16));
     assert!(!takes(Level::Amx, ElementType::Q4K, 3) && !takes(Level::Avx512Vnni, ElementType::Q4K, 512));
     assert!(!takes(Level::Amx, ElementType::F16, 512) && !takes(Level::Amx, ElementType::NVFP4, 512));
+}
+
+#[test]
+#[ignore = "prints times"]
+fn times() {
+    use super::planes::Planes;
+    use super::{scale, Sums};
+    use crate::gemm::{Tile, unpack};
+    let level = Level::best();
+    let mut random = Random::new(1);
+    let time = |name: &str, f: &mut dyn FnMut()| {
+        let mut best = f64::MAX;
+        for _ in 0..50 {
+            let t = std::time::Instant::now();
+            for _ in 0..20 {
+                f();
+            }
+            best = best.min(t.elapsed().as_secs_f64() / 20.0);
+        }
+        eprintln!("{name}: {:.0} ns", best * 1e9);
+    };
+    for element_type in [ElementType::Q4K, ElementType::Q4_0, ElementType::Q6K] {
+        let form = Form::of(element_type).unwrap();
+        let kind = Kind::of(form).unwrap();
+        let data: Vec<u8> = (0..32).flat_map(|_| random_row(&mut random, element_type, 2048, false)).collect();
+        let w = Matrix::new(element_type, 32, 2048, &data).unwrap();
+        let mut raw = unpack::Raw::ZERO;
+        let mut tile = Tile::ZERO;
+        let mut planes = vec![[Planes::ZERO; 2]; 1];
+        time(&format!("{element_type} unpack"), &mut || unpack::tile(level, &w, 0, 1, &mut raw, &mut tile));
+        time(&format!("{element_type} planes"), &mut || planes[0][0].fill(level, form, kind, &tile));
+        let x: Vec<f32> = (0..32 * 2048).map(|_| random.float()).collect();
+        let (pool, mut rows) = (Pool::with_level(1, level), Rows::default());
+        time("rows fill 32x2048", &mut || rows.fill(level, &pool, Group::of(element_type), &x, 2048, 32));
+        let exact = vec![Sums::ZERO; 3];
+        let mut sums = vec![0f32; 32 * 32];
+        let blocks = rows.blocks(0);
+        match kind {
+            Kind::Of32 { .. } => time("of32", &mut || scale::of32(level, &planes[0], blocks, 1, &exact[0], false, &mut sums)),
+            _ => time("of256", &mut || {
+                let e = scale::Exact { low: &exact[0], high: Some(&exact[1]), minima: Some(&exact[2]) };
+                scale::of256(level, &planes[0], blocks, e, &mut sums)
+            }),
+        }
+        if let Some(unit) = Hardware::new(kind.depth()) {
+            let mut exact = vec![Sums::ZERO; 1];
+            let (a, p) = (&blocks[0], &planes[0]);
+            // SAFETY: tiles.
+            time("product 4", &mut || unsafe {
+                unit.product::<true>(&[a.codes.as_ptr().cast(), blocks[1].codes.as_ptr().cast()], [p[0].low.as_ptr().cast(), p[1].low.as_ptr().cast()], 4, 1024, 1024, &mut exact[0]);
+            });
+            // SAFETY: tiles.
+            time("product 1", &mut || unsafe {
+                unit.product::<true>(&[a.codes.as_ptr().cast(), blocks[1].codes.as_ptr().cast()], [p[0].low.as_ptr().cast(), p[1].low.as_ptr().cast()], 1, 1024, 1024, &mut exact[0]);
+            });
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! values of 16 weight rows). The intrinsics are not stable in Rust, so the instructions are inline assembly. The
 //! compiler itself never uses these registers.
 
+use super::floats::FloatSums;
 use super::{Sums, Unit};
 
 /// The matrix unit of this CPU; made by [`Hardware::new`] only where there is one that may be used.
@@ -152,6 +153,69 @@ impl Unit for Hardware {
         }
     }
 
+    #[inline(always)]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    unsafe fn product_of_floats(
+        &self,
+        a: &[*const u8],
+        b: [*const u8; 2],
+        steps: &[[usize; 2]],
+        sums: &mut FloatSums,
+    ) {
+        debug_assert!(!steps.is_empty() && (a.len() == 1 || a.len() == 2));
+        // SAFETY: as for `product`.
+        unsafe {
+            std::arch::asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "2:",
+                "mov {t}, [{at} + 8]",
+                "add {t}, {b0}",
+                "tileloadd tmm6, [{t} + {stride}*1]",
+                "mov {t}, [{at}]",
+                "add {t}, {a0}",
+                "tileloadd tmm4, [{t} + {stride}*1]",
+                "mov {t}, [{at} + 8]",
+                "add {t}, {b1}",
+                "tileloadd tmm7, [{t} + {stride}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "mov {t}, [{at}]",
+                "add {t}, {a1}",
+                "tileloadd tmm5, [{t} + {stride}*1]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {at}, 16",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{c} + {stride}*1], tmm0",
+                "tilestored [{c} + {stride}*1 + 1024], tmm1",
+                "tilestored [{c} + {stride}*1 + 2048], tmm2",
+                "tilestored [{c} + {stride}*1 + 3072], tmm3",
+                t = out(reg) _,
+                at = inout(reg) steps.as_ptr() => _,
+                a0 = in(reg) a[0],
+                a1 = in(reg) a[a.len() - 1],
+                b0 = in(reg) b[0],
+                b1 = in(reg) b[1],
+                steps = inout(reg) steps.len() => _,
+                stride = in(reg) 64usize,
+                c = in(reg) sums.0.as_mut_ptr(),
+                options(nostack),
+            );
+        }
+    }
+
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    unsafe fn product_of_floats(
+        &self,
+        _: &[*const u8],
+        _: [*const u8; 2],
+        _: &[[usize; 2]],
+        _: &mut FloatSums,
+    ) {
+        unreachable!("there is no such unit")
+    }
+
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
     unsafe fn product<const SIGNED: bool>(
         &self,
@@ -166,7 +230,7 @@ impl Unit for Hardware {
     }
 }
 
-/// Whether this process may use a matrix unit for integers of 8 bits: the CPU has it, and the system gives it to
+/// Whether this process may use a matrix unit for integers of 8 bits and for bf16: the CPU has it, and the system gives it to
 /// processes that ask, as this function does.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 pub(crate) fn available() -> bool {
@@ -179,12 +243,12 @@ pub(crate) fn available() -> bool {
     false
 }
 
-/// CPUID leaf 7, EDX: bit 24 is AMX-TILE, bit 25 AMX-INT8.
+/// CPUID leaf 7, EDX: bit 22 is AMX-BF16, bit 24 AMX-TILE, bit 25 AMX-INT8.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 fn has_unit() -> bool {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
-    let (tile, int8) = (1 << 24, 1 << 25);
-    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & (tile | int8) == tile | int8
+    let all = 1 << 22 | 1 << 24 | 1 << 25;
+    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & all == all
 }
 
 /// Asks Linux for the tiles' state (`ARCH_REQ_XCOMP_PERM` of `arch_prctl`, for the component 18, XTILEDATA). The
