@@ -9,7 +9,7 @@ use super::{BLOCK_ROWS, FROM, Unit};
 use crate::gemm::floats::Widened;
 use crate::gemm::{DEPTH, TASK_ROWS, store};
 use crate::matmul::Shared;
-use crate::simd::{Level, Op, dispatch};
+use crate::simd::Level;
 use crate::{Matrix, Pool};
 use quern_tensor_io::ElementType;
 
@@ -20,7 +20,7 @@ const TILE: usize = 1024;
 
 /// Sums of a product, in the order of [`super::Sums`].
 #[repr(C, align(64))]
-pub(super) struct FloatSums(pub(super) [[[f32; 16]; BLOCK_ROWS]; 4]);
+pub(crate) struct FloatSums(pub(super) [[[f32; 16]; BLOCK_ROWS]; 4]);
 
 /// 16 activation rows, 256 columns: three parts in steps of 32 columns.
 #[derive(Clone, Debug)]
@@ -85,85 +85,135 @@ impl FloatRows {
                 if at < n {
                     values[..here].copy_from_slice(&x[at * columns + depth * DEPTH..][..here]);
                 }
-                dispatch(level, CutRow { values: &values, row, block });
+                cut_row(level, &values, row, block);
             }
         });
     }
 }
 
-struct CutRow<'a> {
-    values: &'a [f32; DEPTH],
-    row: usize,
-    block: &'a mut Block,
+/// Cuts 256 values of a row of a block in three parts.
+fn cut_row(level: Level, values: &[f32; DEPTH], row: usize, block: &mut Block) {
+    #[cfg(target_arch = "x86_64")]
+    if level.min(Level::best()) >= Level::Avx512 {
+        // SAFETY: the CPU has the level.
+        return unsafe { x86::cut_row(values, row, block) };
+    }
+    let _ = level;
+    let [first, second, third] = &mut block.0;
+    for (at, &value) in values.iter().enumerate() {
+        let (step, i) = (at / 32, at % 32);
+        let (upper, rest) = cut(value);
+        first[step][row][i] = (upper >> 16) as u16;
+        let (upper, rest) = cut(rest);
+        second[step][row][i] = (upper >> 16) as u16;
+        third[step][row][i] = (rest.to_bits() >> 16) as u16;
+    }
 }
 
-impl Op for CutRow<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        let [first, second, third] = &mut self.block.0;
-        for (step, values) in self.values.as_chunks::<32>().0.iter().enumerate() {
-            let (first, second) = (&mut first[step][self.row], &mut second[step][self.row]);
-            let third = &mut third[step][self.row];
-            for i in 0..32 {
-                let (upper, rest) = cut(values[i]);
-                first[i] = (upper >> 16) as u16;
-                let (upper, rest) = cut(rest);
-                second[i] = (upper >> 16) as u16;
-                third[i] = (rest.to_bits() >> 16) as u16;
+/// Cuts a tile of `[256][32]` numbers into so many planes of its two halves.
+fn cut_tile(level: Level, tile: &[[f32; TASK_ROWS]; DEPTH], parts: usize, planes: &mut [Planes; 2]) {
+    #[cfg(target_arch = "x86_64")]
+    if level.min(Level::best()) >= Level::Avx512 {
+        // SAFETY: the CPU has the level.
+        return unsafe { x86::cut_tile(tile, parts, planes) };
+    }
+    let _ = level;
+    for (pair, [even, odd]) in tile.as_chunks::<2>().0.iter().enumerate() {
+        for (at, (&even, &odd)) in even.iter().zip(odd).enumerate() {
+            let mut values = [even, odd];
+            for part in 0..parts {
+                let cuts = values.map(cut);
+                values = cuts.map(|(_, rest)| rest);
+                let [(even, _), (odd, _)] = cuts;
+                planes[at / 16].0[part][pair / 16][pair % 16][at % 16] = even >> 16 | odd;
             }
         }
     }
 }
 
-/// Cuts a tile of `[256][32]` numbers into the planes of its two halves.
-struct CutTile<'a, const PARTS: usize> {
-    tile: &'a [f32],
-    planes: &'a mut [Planes; 2],
+/// Adds sums of one or two blocks to `sums` (`[16 or 32][32]`).
+fn add(level: Level, exact: &FloatSums, sums: &mut [f32]) {
+    let rows = sums.as_chunks_mut::<TASK_ROWS>().0;
+    assert!(rows.len() <= 2 * BLOCK_ROWS);
+    #[cfg(target_arch = "x86_64")]
+    if level.min(Level::best()) >= Level::Avx512 {
+        // SAFETY: the CPU has the level.
+        return unsafe { x86::add(exact, rows) };
+    }
+    let _ = level;
+    for (row, sums) in rows.iter_mut().enumerate() {
+        for (at, sum) in sums.iter_mut().enumerate() {
+            *sum += exact.0[row / BLOCK_ROWS * 2 + at / 16][row % BLOCK_ROWS][at % 16];
+        }
+    }
 }
 
-impl<const PARTS: usize> Op for CutTile<'_, PARTS> {
-    type Output = ();
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
 
-    #[inline(always)]
-    fn call(self) {
-        let rows = self.tile.as_chunks::<TASK_ROWS>().0;
-        for (pair, rows) in rows.as_chunks::<2>().0.iter().enumerate() {
+    use super::{BLOCK_ROWS, Block, DEPTH, FloatSums, Planes, TASK_ROWS};
+
+    /// As [`super::cut`].
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    fn cut(x: __m512) -> (__m512i, __m512) {
+        let upper = _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0xffff_0000_u32 as i32));
+        let rest = _mm512_sub_ps(x, _mm512_castsi512_ps(upper));
+        // Infinities and NaN.
+        let none = _mm512_fpclass_ps_mask::<0x99>(rest);
+        (upper, _mm512_maskz_mov_ps(!none, rest))
+    }
+
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn cut_row(values: &[f32; DEPTH], row: usize, block: &mut Block) {
+        for (at, values) in values.as_chunks::<16>().0.iter().enumerate() {
+            let (step, half) = (at / 2, at % 2);
+            // SAFETY: 16 values.
+            let mut rest = unsafe { _mm512_loadu_ps(values.as_ptr()) };
+            for part in &mut block.0 {
+                let (upper, left) = cut(rest);
+                rest = left;
+                let out = &mut part[step][row].as_chunks_mut::<16>().0[half];
+                let upper = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(upper));
+                // SAFETY: 16 values.
+                unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), upper) };
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn cut_tile(tile: &[[f32; TASK_ROWS]; DEPTH], parts: usize, planes: &mut [Planes; 2]) {
+        for (pair, rows) in tile.as_chunks::<2>().0.iter().enumerate() {
             for half in 0..2 {
-                let mut values = [[0f32; 16]; 2];
-                values[0].copy_from_slice(&rows[0][16 * half..][..16]);
-                values[1].copy_from_slice(&rows[1][16 * half..][..16]);
-                for part in 0..PARTS {
-                    let out = &mut self.planes[half].0[part][pair / 16][pair % 16];
-                    for lane in 0..16 {
-                        let (even, rest) = cut(values[0][lane]);
-                        values[0][lane] = rest;
-                        let (odd, rest) = cut(values[1][lane]);
-                        values[1][lane] = rest;
-                        out[lane] = even >> 16 | odd;
-                    }
+                let [mut even, mut odd] = rows.each_ref().map(|row| {
+                    // SAFETY: 16 values.
+                    unsafe { _mm512_loadu_ps(row.as_chunks::<16>().0[half].as_ptr()) }
+                });
+                for part in planes[half].0.iter_mut().take(parts) {
+                    let (even_upper, even_rest) = cut(even);
+                    let (odd_upper, odd_rest) = cut(odd);
+                    (even, odd) = (even_rest, odd_rest);
+                    let both = _mm512_or_si512(_mm512_srli_epi32::<16>(even_upper), odd_upper);
+                    let out = &mut part[pair / 16][pair % 16];
+                    // SAFETY: 16 words.
+                    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), both) };
                 }
             }
         }
     }
-}
 
-struct Add<'a> {
-    exact: &'a FloatSums,
-    sums: &'a mut [f32],
-}
-
-impl Op for Add<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self) {
-        for (row, sums) in self.sums.as_chunks_mut::<TASK_ROWS>().0.iter_mut().enumerate() {
+    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(super) fn add(exact: &FloatSums, rows: &mut [[f32; TASK_ROWS]]) {
+        for (i, rows) in rows.chunks_mut(BLOCK_ROWS).enumerate() {
             for half in 0..2 {
-                let exact = &self.exact.0[row / BLOCK_ROWS * 2 + half][row % BLOCK_ROWS];
-                for lane in 0..16 {
-                    sums[16 * half + lane] += exact[lane];
+                for (sums, exact) in rows.iter_mut().zip(&exact.0[2 * i + half]) {
+                    let sums = sums.as_chunks_mut::<16>().0[half].as_mut_ptr();
+                    // SAFETY: 16 values each.
+                    unsafe {
+                        let sum = _mm512_add_ps(_mm512_loadu_ps(sums), _mm512_loadu_ps(exact.as_ptr()));
+                        _mm512_storeu_ps(sums, sum);
+                    }
                 }
             }
         }
@@ -210,12 +260,8 @@ pub(super) unsafe fn floats_on<U: Unit>(
     for depth in 0..w.columns().div_ceil(DEPTH) {
         let columns = DEPTH.min(w.columns() - depth * DEPTH);
         widened.fill(level, w, first, depth * DEPTH, columns);
-        let tile = widened.tile();
-        match parts {
-            1 => dispatch(level, CutTile::<1> { tile, planes }),
-            2 => dispatch(level, CutTile::<2> { tile, planes }),
-            _ => dispatch(level, CutTile::<3> { tile, planes }),
-        }
+        let Some(tile) = widened.tile().as_chunks().0.first_chunk() else { return };
+        cut_tile(level, tile, parts, planes);
         // The smallest products first.
         let products = (0..parts).rev().flat_map(|j| (0..3 - j).rev().map(move |i| (i, j)));
         let tile = |part: usize, step: usize| (part * STEPS + step) * TILE;
@@ -228,7 +274,7 @@ pub(super) unsafe fn floats_on<U: Unit>(
             let a: [*const u8; 2] = [&blocks[0], &blocks[blocks.len() - 1]].map(|b| b.0.as_ptr().cast());
             // SAFETY: tiles of blocks and planes.
             unsafe { unit.product_of_floats(&a[..blocks.len()], b, &steps, &mut exact) };
-            dispatch(level, Add { exact: &exact, sums });
+            add(level, &exact, sums);
         }
     }
     // SAFETY: guaranteed by the caller.

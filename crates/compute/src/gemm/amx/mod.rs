@@ -72,7 +72,14 @@ pub(super) trait Unit {
         sums: &mut Sums,
     );
 
-    /// The same for pairs of bf16, 32 in a row of a tile of activations, with sums in f32. Each step says where its tiles
+    /// Sets `sums` to one activation block times the low planes of two weight tiles, then times the high ones: four steps
+    /// of 64 values, 1024 bytes each, all signed.
+    ///
+    /// # Safety
+    /// The memory of all steps may be read.
+    unsafe fn product_of_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2], sums: &mut Sums);
+
+    /// As [`Unit::product`] for pairs of bf16, 32 in a row of a tile of activations, with sums in f32. Each step says where its tiles
     /// begin: bytes from `a`, bytes from `b`.
     ///
     /// # Safety
@@ -169,8 +176,8 @@ unsafe fn blocks_on<U: Unit>(
         let blocks = rows.blocks(depth);
         for (weights, sums) in weights.iter().zip(sums.chunks_exact_mut(size)) {
             match kind {
-                Kind::Whole { minima } => of256::<U, false>(unit, level, minima, weights, blocks, sums),
-                Kind::Split { minima } => of256::<U, true>(unit, level, minima, weights, blocks, sums),
+                Kind::Whole { minima } => whole(unit, level, minima, weights, blocks, sums),
+                Kind::Split { minima } => split(unit, level, minima, weights, blocks, sums),
                 Kind::Of32 { offsets } => of32(unit, level, offsets, weights, blocks, sums),
             }
         }
@@ -181,15 +188,15 @@ unsafe fn blocks_on<U: Unit>(
     }
 }
 
-/// Products of a depth before they are scaled.
+/// Products of 16 activation rows and a depth before they are scaled: of low planes, then high ones; of minima.
 struct Products {
-    low: Sums,
-    high: Sums,
+    planes: Sums,
     minima: Sums,
 }
 
-/// Adds all activations times a pair of weight tiles to `sums` (`[activation rows][32]`), with one scale for 256 values.
-fn of256<U: Unit, const SPLIT: bool>(
+/// Adds all activations times a pair of weight tiles to `sums` (`[activation rows][32]`), with one scale for 256 values
+/// and two planes.
+fn split<U: Unit>(
     unit: &U,
     level: Level,
     minima: bool,
@@ -197,42 +204,74 @@ fn of256<U: Unit, const SPLIT: bool>(
     blocks: &[Block],
     sums: &mut [f32],
 ) {
-    const ZERO: Products = Products { low: Sums::ZERO, high: Sums::ZERO, minima: Sums::ZERO };
+    const ZERO: Products = Products { planes: Sums::ZERO, minima: Sums::ZERO };
     // Two sets: the vectors scale one while the unit fills the other.
     let mut products = [ZERO; 2];
-    let pairs = || blocks.chunks(2);
-    let fill = |products: &mut Products, blocks: &[Block]| {
-        let start = |at: fn(&Block) -> *const i8| [at(&blocks[0]), at(&blocks[blocks.len() - 1])];
-        let (codes, parts) = (start(|b| b.codes.as_ptr().cast()), start(|b| b.parts.as_ptr().cast()));
-        let planes = |at: fn(&Planes) -> *const u8| [at(&weights[0]), at(&weights[1])];
-        let (codes, parts) = (&codes[..blocks.len()], &parts[..blocks.len()]);
+    let fill = |products: &mut Products, block: &Block| {
+        let low = weights.each_ref().map(|w| w.low.as_ptr().cast());
+        let high = weights.each_ref().map(|w| w.high.as_ptr().cast());
         // SAFETY: four steps of codes, two of parts and minima, as the fields' types say.
         unsafe {
-            unit.product::<true>(codes, planes(|w| w.low.as_ptr().cast()), 4, 1024, 1024, &mut products.low);
-            if SPLIT {
-                let high = planes(|w| w.high.as_ptr().cast());
-                unit.product::<true>(codes, high, 4, 1024, 1024, &mut products.high);
-            }
+            unit.product_of_planes(block.codes.as_ptr().cast(), [low, high], &mut products.planes);
             if minima {
-                let minima = planes(|w| w.minima.as_ptr().cast());
-                unit.product::<false>(parts, minima, 2, 1024, 1024, &mut products.minima);
+                let minima = weights.each_ref().map(|w| w.minima.as_ptr().cast());
+                let parts = [block.parts.as_ptr().cast()];
+                unit.product::<false>(&parts, minima, 2, 1024, 1024, &mut products.minima);
             }
         }
     };
-    for (i, (blocks, sums)) in pairs().zip(sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS)).enumerate() {
-        if i == 0 {
-            fill(&mut products[0], blocks);
-        }
-        if let Some(next) = pairs().nth(i + 1) {
+    if let Some(first) = blocks.first() {
+        fill(&mut products[0], first);
+    }
+    for (i, sums) in sums.chunks_mut(BLOCK_ROWS * TASK_ROWS).enumerate() {
+        if let Some(next) = blocks.get(i + 1) {
+            if let Some(one_after) = blocks.get(i + 2) {
+                one_after.prefetch();
+            }
             fill(&mut products[(i + 1) % 2], next);
         }
-        let Products { low, high, minima: of_minima } = &products[i % 2];
+        let Products { planes, minima: of_minima } = &products[i % 2];
         let exact = scale::Exact {
-            low,
-            high: SPLIT.then_some(high),
-            minima: minima.then_some(of_minima),
+            low: &planes.0[..2],
+            high: Some(&planes.0[2..]),
+            minima: minima.then_some(&of_minima.0[..2]),
         };
-        scale::of256(level, weights, blocks, exact, sums);
+        scale::of256(level, weights, &blocks[i], exact, sums);
+    }
+}
+
+/// The same with one plane.
+fn whole<U: Unit>(
+    unit: &U,
+    level: Level,
+    minima: bool,
+    weights: &[Planes; 2],
+    blocks: &[Block],
+    sums: &mut [f32],
+) {
+    let (mut codes, mut of_minima) = (Sums::ZERO, Sums::ZERO);
+    for (blocks, sums) in blocks.chunks(2).zip(sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS)) {
+        let low = weights.each_ref().map(|w| w.low.as_ptr().cast());
+        let start = |at: fn(&Block) -> *const i8| [at(&blocks[0]), at(&blocks[blocks.len() - 1])];
+        let a = start(|b| b.codes.as_ptr().cast());
+        // SAFETY: four steps of codes, two of parts and minima, as the fields' types say.
+        unsafe {
+            unit.product::<true>(&a[..blocks.len()], low, 4, 1024, 1024, &mut codes);
+            if minima {
+                let minima = weights.each_ref().map(|w| w.minima.as_ptr().cast());
+                let parts = start(|b| b.parts.as_ptr().cast());
+                unit.product::<false>(&parts[..blocks.len()], minima, 2, 1024, 1024, &mut of_minima);
+            }
+        }
+        for (i, (block, sums)) in blocks.iter().zip(sums.chunks_mut(BLOCK_ROWS * TASK_ROWS)).enumerate() {
+            let tiles = 2 * i..2 * i + 2;
+            let exact = scale::Exact {
+                low: &codes.0[tiles.clone()],
+                high: None,
+                minima: minima.then_some(&of_minima.0[tiles]),
+            };
+            scale::of256(level, weights, block, exact, sums);
+        }
     }
 }
 

@@ -28,6 +28,20 @@ impl Block {
         d: [[0.0; BLOCK_ROWS]; 8],
         sums: [[0.0; BLOCK_ROWS]; 8],
     };
+
+    /// Prefetches codes and parts.
+    #[inline]
+    pub fn prefetch(&self) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let start = std::ptr::from_ref(self).cast::<i8>();
+            for at in (0..size_of_val(&self.codes) + size_of_val(&self.parts)).step_by(64) {
+                // SAFETY: a prefetch reads nothing, and the address is within the block.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(at)) };
+            }
+        }
+    }
 }
 
 /// All activations of a product: `[depth][n / 16]` blocks.

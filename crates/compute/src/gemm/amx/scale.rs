@@ -6,49 +6,44 @@ use super::{BLOCK_ROWS, Sums};
 use crate::gemm::TASK_ROWS;
 use crate::simd::Level;
 
-/// Exact sums of one to three products: of low planes, of high planes, of minima.
+/// `[16 activation rows][16 weight rows]`.
+type Tile = [[i32; 16]; BLOCK_ROWS];
+
+/// Exact sums of 16 activation rows with two weight tiles: of low planes, of high planes, of minima.
 #[derive(Clone, Copy)]
 pub(super) struct Exact<'a> {
-    pub low: &'a Sums,
-    pub high: Option<&'a Sums>,
-    pub minima: Option<&'a Sums>,
+    pub low: &'a [Tile],
+    pub high: Option<&'a [Tile]>,
+    pub minima: Option<&'a [Tile]>,
 }
 
-/// Adds `dx * (d * (low + 128 * high) + dmin * minima)` to `sums` (`[16 or 32][32]`).
-pub(super) fn of256(
-    level: Level,
-    weights: &[Planes; 2],
-    blocks: &[Block],
-    exact: Exact<'_>,
-    sums: &mut [f32],
-) {
-    let rows = sums.as_chunks_mut::<TASK_ROWS>().0;
-    assert!(blocks.len() <= 2 && rows.len() == blocks.len() * BLOCK_ROWS);
+/// Adds `dx * (d * (low + 128 * high) + dmin * minima)` to `sums` (`[16][32]`).
+pub(super) fn of256(level: Level, weights: &[Planes; 2], block: &Block, exact: Exact<'_>, sums: &mut [f32]) {
+    let Some(rows) = sums.as_chunks_mut::<TASK_ROWS>().0.first_chunk_mut::<BLOCK_ROWS>() else { return };
+    let Exact { low, high, minima } = exact;
+    assert!(low.len() == 2 && high.is_none_or(|h| h.len() == 2) && minima.is_none_or(|m| m.len() == 2));
     #[cfg(target_arch = "x86_64")]
     if level.min(Level::best()) >= Level::Avx512 {
-        let Exact { low, high, minima } = exact;
         // SAFETY: the CPU has the level.
         return unsafe {
             match (high, minima) {
-                (None, None) => x86::of256::<false, false>(weights, blocks, [low; 3], rows),
-                (None, Some(m)) => x86::of256::<false, true>(weights, blocks, [low, low, m], rows),
-                (Some(h), None) => x86::of256::<true, false>(weights, blocks, [low, h, low], rows),
-                (Some(h), Some(m)) => x86::of256::<true, true>(weights, blocks, [low, h, m], rows),
+                (None, None) => x86::of256::<false, false>(weights, block, [low; 3], rows),
+                (None, Some(m)) => x86::of256::<false, true>(weights, block, [low, low, m], rows),
+                (Some(h), None) => x86::of256::<true, false>(weights, block, [low, h, low], rows),
+                (Some(h), Some(m)) => x86::of256::<true, true>(weights, block, [low, h, m], rows),
             }
         };
     }
     let _ = level;
     for (row, sums) in rows.iter_mut().enumerate() {
-        let (i, row) = (row / BLOCK_ROWS, row % BLOCK_ROWS);
         for (at, sum) in sums.iter_mut().enumerate() {
             let (half, lane) = (at / 16, at % 16);
-            let of = |sums: &Sums| sums.0[2 * i + half][row][lane];
-            let whole = of(exact.low) + exact.high.map_or(0, |high| of(high) << 7);
+            let whole = low[half][row][lane] + high.map_or(0, |high| high[half][row][lane] << 7);
             let mut value = weights[half].scale[0][lane] * whole as f32;
-            if let Some(minima) = exact.minima {
-                value = (of(minima) as f32).mul_add(weights[half].offset[0][lane], value);
+            if let Some(minima) = minima {
+                value = (minima[half][row][lane] as f32).mul_add(weights[half].offset[0][lane], value);
             }
-            *sum = value.mul_add(blocks[i].d[0][row], *sum);
+            *sum = value.mul_add(block.d[0][row], *sum);
         }
     }
 }
@@ -93,7 +88,7 @@ pub(super) fn of32(
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK_ROWS, Block, Planes, Sums, TASK_ROWS};
+    use super::{BLOCK_ROWS, Block, Planes, Sums, TASK_ROWS, Tile};
 
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -121,28 +116,24 @@ mod x86 {
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
     pub(super) fn of256<const HIGH: bool, const MINIMA: bool>(
         weights: &[Planes; 2],
-        blocks: &[Block],
-        [low, high, minima]: [&Sums; 3],
-        rows: &mut [[f32; TASK_ROWS]],
+        block: &Block,
+        [low, high, minima]: [&[Tile]; 3],
+        rows: &mut [[f32; TASK_ROWS]; BLOCK_ROWS],
     ) {
-        for (i, (block, rows)) in blocks.iter().zip(rows.chunks_exact_mut(BLOCK_ROWS)).enumerate() {
-            let rows: &mut [_; BLOCK_ROWS] = rows.as_chunks_mut().0.first_mut().expect("16 rows");
-            for half in 0..2 {
-                let at = 2 * i + half;
-                let (d, dmin) = (numbers(&weights[half].scale[0]), numbers(&weights[half].offset[0]));
-                let (low, high, minima) = (&low.0[at], &high.0[at], &minima.0[at]);
-                for row in 0..BLOCK_ROWS {
-                    let mut whole = integers(&low[row]);
-                    if HIGH {
-                        whole = _mm512_add_epi32(whole, _mm512_slli_epi32::<7>(integers(&high[row])));
-                    }
-                    let mut value = _mm512_mul_ps(d, _mm512_cvtepi32_ps(whole));
-                    if MINIMA {
-                        value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers(&minima[row])), dmin, value);
-                    }
-                    let dx = _mm512_set1_ps(block.d[0][row]);
-                    update(&mut rows[row], half, |sum| _mm512_fmadd_ps(value, dx, sum));
+        for half in 0..2 {
+            let (d, dmin) = (numbers(&weights[half].scale[0]), numbers(&weights[half].offset[0]));
+            let (low, high, minima) = (&low[half], &high[half], &minima[half]);
+            for row in 0..BLOCK_ROWS {
+                let mut whole = integers(&low[row]);
+                if HIGH {
+                    whole = _mm512_add_epi32(whole, _mm512_slli_epi32::<7>(integers(&high[row])));
                 }
+                let mut value = _mm512_mul_ps(d, _mm512_cvtepi32_ps(whole));
+                if MINIMA {
+                    value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers(&minima[row])), dmin, value);
+                }
+                let dx = _mm512_set1_ps(block.d[0][row]);
+                update(&mut rows[row], half, |sum| _mm512_fmadd_ps(value, dx, sum));
             }
         }
     }
@@ -156,7 +147,7 @@ mod x86 {
         rows: &mut [[f32; TASK_ROWS]],
     ) {
         for (i, (block, rows)) in blocks.iter().zip(rows.chunks_exact_mut(BLOCK_ROWS)).enumerate() {
-            let rows: &mut [_; BLOCK_ROWS] = rows.as_chunks_mut().0.first_mut().expect("16 rows");
+            let Some(rows) = rows.first_chunk_mut::<BLOCK_ROWS>() else { return };
             let (ds, activations) = (&block.d[j], &block.sums[j]);
             for half in 0..2 {
                 let exact = &exact.0[2 * i + half];

@@ -51,6 +51,15 @@ impl Unit for Plain {
         }
     }
 
+    unsafe fn product_of_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2], sums: &mut Sums) {
+        for (plane, sums) in planes.into_iter().zip(sums.0.chunks_exact_mut(2)) {
+            let mut two = Sums::ZERO;
+            // SAFETY: guaranteed by the caller.
+            unsafe { self.product::<true>(&[a], plane, 4, 1024, 1024, &mut two) };
+            sums.copy_from_slice(&two.0[..2]);
+        }
+    }
+
     unsafe fn product_of_floats(
         &self,
         a: &[*const u8],
@@ -277,12 +286,12 @@ fn times() {
     let mut random = Random::new(1);
     let time = |name: &str, f: &mut dyn FnMut()| {
         let mut best = f64::MAX;
-        for _ in 0..50 {
+        for _ in 0..8 {
             let t = std::time::Instant::now();
-            for _ in 0..20 {
+            for _ in 0..4 {
                 f();
             }
-            best = best.min(t.elapsed().as_secs_f64() / 20.0);
+            best = best.min(t.elapsed().as_secs_f64() / 4.0);
         }
         eprintln!("{name}: {:.0} ns", best * 1e9);
     };
@@ -305,11 +314,27 @@ fn times() {
         match kind {
             Kind::Of32 { .. } => time("of32", &mut || scale::of32(level, &planes[0], blocks, 1, &exact[0], false, &mut sums)),
             _ => time("of256", &mut || {
-                let e = scale::Exact { low: &exact[0], high: Some(&exact[1]), minima: Some(&exact[2]) };
-                scale::of256(level, &planes[0], blocks, e, &mut sums)
+                let e = scale::Exact { low: &exact[0].0[..2], high: Some(&exact[0].0[2..]), minima: Some(&exact[1].0[..2]) };
+                scale::of256(level, &planes[0], &blocks[0], e, &mut sums[..512])
             }),
         }
+        let (form, n) = ((form, kind), 32);
         if let Some(unit) = Hardware::new(kind.depth()) {
+            let mut y = vec![0f32; n * 32];
+            let shared = Shared::new(&mut y);
+            // SAFETY: nobody else uses y.
+            time("32 x 32 x 2048", &mut || unsafe { blocks_on(&unit, level, form, &w, (0, 1), &rows, n, &shared) });
+            let many: Vec<f32> = (0..512 * 2048).map(|_| random.float()).collect();
+            let mut y = vec![0f32; 512 * 32];
+            let shared = Shared::new(&mut y);
+            let mut rows = Rows::default();
+            rows.fill(level, &pool, Group::of(element_type), &many, 2048, 512);
+            // SAFETY: nobody else uses y.
+            time("512 x 32 x 2048", &mut || unsafe { blocks_on(&unit, level, form, &w, (0, 1), &rows, 512, &shared) });
+            let mut packed = Packed::default();
+            packed.fill(level, &pool, Group::of(element_type), &many, 2048, 512);
+            // SAFETY: nobody else uses y.
+            time("512 x 32 x 2048 vnni", &mut || unsafe { gemm::blocks(level, &w, 0, 1, &packed, 512, &shared) });
             let mut exact = vec![Sums::ZERO; 1];
             let (a, p) = (&blocks[0], &planes[0]);
             // SAFETY: tiles.
@@ -317,9 +342,29 @@ fn times() {
                 unit.product::<true>(&[a.codes.as_ptr().cast(), blocks[1].codes.as_ptr().cast()], [p[0].low.as_ptr().cast(), p[1].low.as_ptr().cast()], 4, 1024, 1024, &mut exact[0]);
             });
             // SAFETY: tiles.
+            time("product of planes", &mut || unsafe {
+                let (l, h) = ([p[0].low.as_ptr().cast(), p[1].low.as_ptr().cast()], [p[0].high.as_ptr().cast(), p[1].high.as_ptr().cast()]);
+                unit.product_of_planes(a.codes.as_ptr().cast(), [l, h], &mut exact[0]);
+            });
+            // SAFETY: tiles.
             time("product 1", &mut || unsafe {
                 unit.product::<true>(&[a.codes.as_ptr().cast(), blocks[1].codes.as_ptr().cast()], [p[0].low.as_ptr().cast(), p[1].low.as_ptr().cast()], 1, 1024, 1024, &mut exact[0]);
             });
+        }
+    }
+    for element_type in [ElementType::F16, ElementType::BF16] {
+        let data: Vec<u8> = (0..32).flat_map(|_| random_row(&mut random, element_type, 2048, false)).collect();
+        let w = Matrix::new(element_type, 32, 2048, &data).unwrap();
+        let many: Vec<f32> = (0..512 * 2048).map(|_| random.float()).collect();
+        let (pool, mut rows) = (Pool::with_level(1, level), FloatRows::default());
+        time("float rows 512 x 2048", &mut || rows.fill(level, &pool, &many, 2048, 512));
+        let mut y = vec![0f32; 512 * 32];
+        let shared = Shared::new(&mut y);
+        // SAFETY: nobody else uses y.
+        time(&format!("{element_type} 512 x 32 x 2048 f32"), &mut || unsafe { gemm::floats(level, &w, 0, &many, 512, &shared) });
+        if let Some(unit) = Hardware::new(64) {
+            // SAFETY: nobody else uses y.
+            time(&format!("{element_type} 512 x 32 x 2048"), &mut || unsafe { floats_on(&unit, level, &w, 0, &rows, 512, &shared) });
         }
     }
 }

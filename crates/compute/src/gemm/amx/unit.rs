@@ -155,6 +155,49 @@ impl Unit for Hardware {
 
     #[inline(always)]
     #[cfg(all(target_arch = "x86_64", not(miri)))]
+    unsafe fn product_of_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2], sums: &mut Sums) {
+        let [low, high] = planes;
+        // SAFETY: as for `product`.
+        unsafe {
+            std::arch::asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "2:",
+                "tileloadd tmm4, [{a} + {stride}*1]",
+                "tileloadd tmm6, [{l0} + {stride}*1]",
+                "tdpbssd tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{l1} + {stride}*1]",
+                "tdpbssd tmm1, tmm4, tmm7",
+                "tileloadd tmm6, [{h0} + {stride}*1]",
+                "tdpbssd tmm2, tmm4, tmm6",
+                "tileloadd tmm7, [{h1} + {stride}*1]",
+                "tdpbssd tmm3, tmm4, tmm7",
+                "add {a}, 1024", "add {l0}, 1024", "add {l1}, 1024", "add {h0}, 1024", "add {h1}, 1024",
+                "dec {steps}",
+                "jnz 2b",
+                "tilestored [{c} + {stride}*1], tmm0",
+                "tilestored [{c} + {stride}*1 + 1024], tmm1",
+                "tilestored [{c} + {stride}*1 + 2048], tmm2",
+                "tilestored [{c} + {stride}*1 + 3072], tmm3",
+                a = inout(reg) a => _,
+                l0 = inout(reg) low[0] => _,
+                l1 = inout(reg) low[1] => _,
+                h0 = inout(reg) high[0] => _,
+                h1 = inout(reg) high[1] => _,
+                steps = inout(reg) 4usize => _,
+                stride = in(reg) 64usize,
+                c = in(reg) sums.0.as_mut_ptr(),
+                options(nostack),
+            );
+        }
+    }
+
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    unsafe fn product_of_planes(&self, _: *const i8, _: [[*const u8; 2]; 2], _: &mut Sums) {
+        unreachable!("there is no such unit")
+    }
+
+    #[inline(always)]
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
     unsafe fn product_of_floats(
         &self,
         a: &[*const u8],
