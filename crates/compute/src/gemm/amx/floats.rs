@@ -15,8 +15,6 @@ use quern_tensor_io::ElementType;
 
 /// Steps of 32 columns in 256.
 const STEPS: usize = DEPTH / 32;
-/// Bytes of a tile.
-const TILE: usize = 1024;
 
 /// Sums of a product, in the order of [`super::Sums`].
 #[repr(C, align(64))]
@@ -262,18 +260,12 @@ pub(super) unsafe fn floats_on<U: Unit>(
         widened.fill(level, w, first, depth * DEPTH, columns);
         let Some(tile) = widened.tile().as_chunks().0.first_chunk() else { return };
         cut_tile(level, tile, parts, planes);
-        // The smallest products first.
-        let products = (0..parts).rev().flat_map(|j| (0..3 - j).rev().map(move |i| (i, j)));
-        let tile = |part: usize, step: usize| (part * STEPS + step) * TILE;
-        let steps: Vec<[usize; 2]> = products
-            .flat_map(|(i, j)| (0..columns.div_ceil(32)).map(move |step| [tile(i, step), tile(j, step)]))
-            .collect();
         let b = [0, 1].map(|half: usize| planes[half].0.as_ptr().cast());
         let blocks = &rows.blocks[depth * rows.groups..][..rows.groups];
         for (blocks, sums) in blocks.chunks(2).zip(sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS)) {
-            let a: [*const u8; 2] = [&blocks[0], &blocks[blocks.len() - 1]].map(|b| b.0.as_ptr().cast());
+            let a = [&blocks[0], &blocks[blocks.len() - 1]].map(|b| b.0.as_ptr().cast());
             // SAFETY: tiles of blocks and planes.
-            unsafe { unit.product_of_floats(&a[..blocks.len()], b, &steps, &mut exact) };
+            unsafe { unit.product_of_floats(a, b, (columns.div_ceil(32), parts), &mut exact) };
             add(level, &exact, sums);
         }
     }

@@ -53,42 +53,64 @@ impl Sums {
     const ZERO: Sums = Sums([[[0; 16]; BLOCK_ROWS]; 4]);
 }
 
-/// What multiplies: the matrix unit, or in tests its specification.
+/// Products of 16 activation rows and a depth before they are scaled: of the low planes of two weight tiles, then the high
+/// ones; of minima.
+#[repr(C, align(64))]
+pub(crate) struct Products {
+    planes: Sums,
+    minima: [[[i32; 16]; BLOCK_ROWS]; 2],
+}
+
+impl Products {
+    const ZERO: Products = Products { planes: Sums::ZERO, minima: [[[0; 16]; BLOCK_ROWS]; 2] };
+}
+
+/// What multiplies: the matrix unit, or in tests its specification. Tiles of 16 rows lie 64 bytes a row, and those of one
+/// step 1024 bytes behind those of the last. A product that was started is finished before another one is.
 pub(super) trait Unit {
-    /// Sets `sums` to activations times weights: for each step and each of the one or two `a`, a tile of 16 rows of the
-    /// configured depth, 64 bytes apart, signed, and for each `b` a tile of depth / 4 rows of 64 bytes, 4 values of 16
-    /// weight rows, signed or not. After a step, `a` advances by `a_step` bytes, `b` by `b_step`. With one `a` only the
-    /// first two tiles of sums are set.
+    /// Starts two blocks of activations times two weight tiles, all signed: in each step 16 rows of the configured depth,
+    /// and depth / 4 rows of 4 values of 16 weight rows.
     ///
     /// # Safety
     /// The memory of all steps may be read.
-    unsafe fn product<const SIGNED: bool>(
-        &self,
-        a: &[*const i8],
-        b: [*const u8; 2],
-        steps: usize,
-        a_step: usize,
-        b_step: usize,
-        sums: &mut Sums,
-    );
+    unsafe fn start(&self, a: [*const i8; 2], b: [*const u8; 2], steps: usize);
 
-    /// Sets `sums` to one activation block times the low planes of two weight tiles, then times the high ones: four steps
-    /// of 64 values, 1024 bytes each, all signed.
+    /// Sets the sums of what [`Unit::start`] started.
+    ///
+    /// # Safety
+    /// Something was started.
+    unsafe fn finish(&self, sums: &mut Sums);
+
+    /// Starts a block of activations times the low planes of two weight tiles, and times the high ones: four steps of 64
+    /// values, all signed.
     ///
     /// # Safety
     /// The memory of all steps may be read.
-    unsafe fn product_of_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2], sums: &mut Sums);
+    unsafe fn start_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2]);
 
-    /// As [`Unit::product`] for pairs of bf16, 32 in a row of a tile of activations, with sums in f32. Each step says where its tiles
-    /// begin: bytes from `a`, bytes from `b`.
+    /// Starts, beside these or alone, parts of sums of activations, which are signed, times minima, which are not: two
+    /// steps of 64 values.
+    ///
+    /// # Safety
+    /// The memory of both steps may be read.
+    unsafe fn start_minima(&self, parts: *const i8, minima: [*const u8; 2]);
+
+    /// Sets what [`Unit::start_planes`] and [`Unit::start_minima`] started.
+    ///
+    /// # Safety
+    /// That was started.
+    unsafe fn finish_planes<const MINIMA: bool>(&self, products: &mut Products);
+
+    /// Sets `sums` to two blocks of activations, each in three parts of bf16, times two weight tiles in `parts` parts, of
+    /// 32 values a step and 8 steps a part: the products of part i and part j with i + j below 3.
     ///
     /// # Safety
     /// The memory of all steps may be read.
     unsafe fn product_of_floats(
         &self,
-        a: &[*const u8],
+        a: [*const u8; 2],
         b: [*const u8; 2],
-        steps: &[[usize; 2]],
+        steps_and_parts: (usize, usize),
         sums: &mut FloatSums,
     );
 }
@@ -177,7 +199,8 @@ unsafe fn blocks_on<U: Unit>(
         for (weights, sums) in weights.iter().zip(sums.chunks_exact_mut(size)) {
             match kind {
                 Kind::Whole { minima } => whole(unit, level, minima, weights, blocks, sums),
-                Kind::Split { minima } => split(unit, level, minima, weights, blocks, sums),
+                Kind::Split { minima: true } => split::<U, true>(unit, level, weights, blocks, sums),
+                Kind::Split { minima: false } => split::<U, false>(unit, level, weights, blocks, sums),
                 Kind::Of32 { offsets } => of32(unit, level, offsets, weights, blocks, sums),
             }
         }
@@ -188,55 +211,50 @@ unsafe fn blocks_on<U: Unit>(
     }
 }
 
-/// Products of 16 activation rows and a depth before they are scaled: of low planes, then high ones; of minima.
-struct Products {
-    planes: Sums,
-    minima: Sums,
-}
-
 /// Adds all activations times a pair of weight tiles to `sums` (`[activation rows][32]`), with one scale for 256 values
-/// and two planes.
-fn split<U: Unit>(
+/// and two planes. While vectors scale one product the unit computes the next.
+fn split<U: Unit, const MINIMA: bool>(
     unit: &U,
     level: Level,
-    minima: bool,
     weights: &[Planes; 2],
     blocks: &[Block],
     sums: &mut [f32],
 ) {
-    const ZERO: Products = Products { planes: Sums::ZERO, minima: Sums::ZERO };
-    // Two sets: the vectors scale one while the unit fills the other.
-    let mut products = [ZERO; 2];
-    let fill = |products: &mut Products, block: &Block| {
+    let mut products = Products::ZERO;
+    let start = |block: &Block| {
         let low = weights.each_ref().map(|w| w.low.as_ptr().cast());
         let high = weights.each_ref().map(|w| w.high.as_ptr().cast());
         // SAFETY: four steps of codes, two of parts and minima, as the fields' types say.
         unsafe {
-            unit.product_of_planes(block.codes.as_ptr().cast(), [low, high], &mut products.planes);
-            if minima {
+            unit.start_planes(block.codes.as_ptr().cast(), [low, high]);
+            if MINIMA {
                 let minima = weights.each_ref().map(|w| w.minima.as_ptr().cast());
-                let parts = [block.parts.as_ptr().cast()];
-                unit.product::<false>(&parts, minima, 2, 1024, 1024, &mut products.minima);
+                unit.start_minima(block.parts.as_ptr().cast(), minima);
             }
         }
     };
-    if let Some(first) = blocks.first() {
-        fill(&mut products[0], first);
-    }
+    let Some(first) = blocks.first() else { return };
+    start(first);
+    // SAFETY: it was started.
+    unsafe { unit.finish_planes::<MINIMA>(&mut products) };
     for (i, sums) in sums.chunks_mut(BLOCK_ROWS * TASK_ROWS).enumerate() {
-        if let Some(next) = blocks.get(i + 1) {
-            if let Some(one_after) = blocks.get(i + 2) {
-                one_after.prefetch();
-            }
-            fill(&mut products[(i + 1) % 2], next);
+        let next = blocks.get(i + 1);
+        if let Some(next) = next {
+            start(next);
         }
-        let Products { planes, minima: of_minima } = &products[i % 2];
+        if let Some(one_after) = blocks.get(i + 2) {
+            one_after.prefetch();
+        }
         let exact = scale::Exact {
-            low: &planes.0[..2],
-            high: Some(&planes.0[2..]),
-            minima: minima.then_some(&of_minima.0[..2]),
+            low: &products.planes.0[..2],
+            high: Some(&products.planes.0[2..]),
+            minima: MINIMA.then_some(&products.minima[..]),
         };
         scale::of256(level, weights, &blocks[i], exact, sums);
+        if next.is_some() {
+            // SAFETY: it was started.
+            unsafe { unit.finish_planes::<MINIMA>(&mut products) };
+        }
     }
 }
 
@@ -249,26 +267,26 @@ fn whole<U: Unit>(
     blocks: &[Block],
     sums: &mut [f32],
 ) {
-    let (mut codes, mut of_minima) = (Sums::ZERO, Sums::ZERO);
+    let mut codes = Sums::ZERO;
+    let mut of_minima = [Products::ZERO, Products::ZERO];
     for (blocks, sums) in blocks.chunks(2).zip(sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS)) {
         let low = weights.each_ref().map(|w| w.low.as_ptr().cast());
-        let start = |at: fn(&Block) -> *const i8| [at(&blocks[0]), at(&blocks[blocks.len() - 1])];
-        let a = start(|b| b.codes.as_ptr().cast());
+        let a = [&blocks[0], &blocks[blocks.len() - 1]].map(|block| block.codes.as_ptr().cast());
         // SAFETY: four steps of codes, two of parts and minima, as the fields' types say.
         unsafe {
-            unit.product::<true>(&a[..blocks.len()], low, 4, 1024, 1024, &mut codes);
-            if minima {
+            unit.start(a, low, 4);
+            unit.finish(&mut codes);
+            for (block, products) in blocks.iter().zip(&mut of_minima).filter(|_| minima) {
                 let minima = weights.each_ref().map(|w| w.minima.as_ptr().cast());
-                let parts = start(|b| b.parts.as_ptr().cast());
-                unit.product::<false>(&parts[..blocks.len()], minima, 2, 1024, 1024, &mut of_minima);
+                unit.start_minima(block.parts.as_ptr().cast(), minima);
+                unit.finish_planes::<true>(products);
             }
         }
         for (i, (block, sums)) in blocks.iter().zip(sums.chunks_mut(BLOCK_ROWS * TASK_ROWS)).enumerate() {
-            let tiles = 2 * i..2 * i + 2;
             let exact = scale::Exact {
-                low: &codes.0[tiles.clone()],
+                low: &codes.0[2 * i..2 * i + 2],
                 high: None,
-                minima: minima.then_some(&of_minima.0[tiles]),
+                minima: minima.then_some(&of_minima[i].minima[..]),
             };
             scale::of256(level, weights, block, exact, sums);
         }
@@ -284,22 +302,24 @@ fn of32<U: Unit>(
     blocks: &[Block],
     sums: &mut [f32],
 ) {
-    let mut exact = [Sums::ZERO, Sums::ZERO];
+    let mut exact = Sums::ZERO;
+    let start = |blocks: &[Block], j: usize| {
+        // Half of a row of 64 values, and 8 of 64 steps of 4 values.
+        let at = |b: &Block| b.codes[j / 2].as_ptr().cast::<i8>().wrapping_add(j % 2 * 32);
+        let a = [at(&blocks[0]), at(&blocks[blocks.len() - 1])];
+        let b = [0, 1].map(|half: usize| weights[half].low[8 * j..].as_ptr().cast());
+        // SAFETY: one step, as the fields' types say.
+        unsafe { unit.start(a, b, 1) };
+    };
     for (blocks, sums) in blocks.chunks(2).zip(sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS)) {
-        let fill = |j: usize, exact: &mut Sums| {
-            // Half of a row of 64 values, and 8 of 64 steps of 4 values.
-            let at = |b: &Block| b.codes[j / 2].as_ptr().cast::<i8>().wrapping_add(j % 2 * 32);
-            let a = [at(&blocks[0]), at(&blocks[blocks.len() - 1])];
-            let b = [0, 1].map(|half: usize| weights[half].low[8 * j..].as_ptr().cast());
-            // SAFETY: one step, as the fields' types say.
-            unsafe { unit.product::<true>(&a[..blocks.len()], b, 1, 0, 0, exact) };
-        };
-        fill(0, &mut exact[0]);
+        start(blocks, 0);
         for j in 0..8 {
+            // SAFETY: it was started.
+            unsafe { unit.finish(&mut exact) };
             if j < 7 {
-                fill(j + 1, &mut exact[(j + 1) % 2]);
+                start(blocks, j + 1);
             }
-            scale::of32(level, weights, blocks, j, &exact[j % 2], offsets, sums);
+            scale::of32(level, weights, blocks, j, &exact, offsets, sums);
         }
     }
 }

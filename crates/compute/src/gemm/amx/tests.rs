@@ -1,11 +1,13 @@
 //! Tests the layouts and the scaling on every machine with a unit in plain Rust, and the matrix unit where there is one.
 
+use std::cell::RefCell;
+
 use quern_tensor_io::ElementType;
 
 use super::floats::{FloatRows, FloatSums, floats_on};
 use super::rows::{Block, Rows};
 use super::unit::Hardware;
-use super::{BLOCK_ROWS, Kind, Sums, Unit, blocks_on, takes};
+use super::{BLOCK_ROWS, Kind, Products, Sums, Unit, blocks_on, takes};
 use crate::activations::Group;
 use crate::block::is_known;
 use crate::gemm::{self, Form, Packed};
@@ -17,82 +19,96 @@ use crate::{Matrix, Pool};
 /// The specification of a unit configured for steps of so many values.
 struct Plain {
     depth: usize,
+    tiles: RefCell<Products>,
 }
 
-impl Unit for Plain {
-    unsafe fn product<const SIGNED: bool>(
-        &self,
-        a: &[*const i8],
-        b: [*const u8; 2],
-        steps: usize,
-        a_step: usize,
-        b_step: usize,
-        sums: &mut Sums,
-    ) {
-        for (at, sums) in sums.0.iter_mut().enumerate().take(2 * a.len()) {
-            *sums = [[0; 16]; BLOCK_ROWS];
-            for step in 0..steps {
-                for (row, sums) in sums.iter_mut().enumerate() {
-                    for (column, sum) in sums.iter_mut().enumerate() {
-                        for k in 0..self.depth {
-                            // SAFETY: guaranteed by the caller.
-                            let (x, w) = unsafe {
-                                (
-                                    *a[at / 2].add(step * a_step + 64 * row + k),
-                                    *b[at % 2].add(step * b_step + k / 4 * 64 + 4 * column + k % 4),
-                                )
-                            };
-                            let w = if SIGNED { i32::from(w as i8) } else { i32::from(w) };
-                            *sum += i32::from(x) * w;
-                        }
-                    }
+impl Plain {
+    fn new(depth: usize) -> Self {
+        Self { depth, tiles: RefCell::new(Products::ZERO) }
+    }
+}
+
+/// Rows of 64 bytes of activations times words of weights.
+unsafe fn tile<const SIGNED: bool>(
+    depth: usize,
+    a: *const i8,
+    b: *const u8,
+    steps: usize,
+) -> [[i32; 16]; BLOCK_ROWS] {
+    let mut sums = [[0; 16]; BLOCK_ROWS];
+    for step in 0..steps {
+        for (row, sums) in sums.iter_mut().enumerate() {
+            for (column, sum) in sums.iter_mut().enumerate() {
+                for k in 0..depth {
+                    // SAFETY: guaranteed by the caller.
+                    let (x, w) = unsafe {
+                        (
+                            *a.add(step * 1024 + 64 * row + k),
+                            *b.add(step * 1024 + k / 4 * 64 + 4 * column + k % 4),
+                        )
+                    };
+                    let w = if SIGNED { i32::from(w as i8) } else { i32::from(w) };
+                    *sum += i32::from(x) * w;
                 }
             }
         }
     }
+    sums
+}
 
-    unsafe fn product_of_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2], sums: &mut Sums) {
-        for (plane, sums) in planes.into_iter().zip(sums.0.chunks_exact_mut(2)) {
-            let mut two = Sums::ZERO;
-            // SAFETY: guaranteed by the caller.
-            unsafe { self.product::<true>(&[a], plane, 4, 1024, 1024, &mut two) };
-            sums.copy_from_slice(&two.0[..2]);
+impl Unit for Plain {
+    unsafe fn start(&self, a: [*const i8; 2], b: [*const u8; 2], steps: usize) {
+        // SAFETY: guaranteed by the caller.
+        let tiles = std::array::from_fn(|i| unsafe { tile::<true>(self.depth, a[i / 2], b[i % 2], steps) });
+        self.tiles.borrow_mut().planes = Sums(tiles);
+    }
+
+    unsafe fn finish(&self, sums: &mut Sums) {
+        *sums = self.tiles.borrow().planes.clone();
+    }
+
+    unsafe fn start_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2]) {
+        // SAFETY: guaranteed by the caller.
+        let tiles = std::array::from_fn(|i| unsafe { tile::<true>(64, a, planes[i / 2][i % 2], 4) });
+        self.tiles.borrow_mut().planes = Sums(tiles);
+    }
+
+    unsafe fn start_minima(&self, parts: *const i8, minima: [*const u8; 2]) {
+        // SAFETY: guaranteed by the caller.
+        self.tiles.borrow_mut().minima = minima.map(|minima| unsafe { tile::<false>(64, parts, minima, 2) });
+    }
+
+    unsafe fn finish_planes<const MINIMA: bool>(&self, products: &mut Products) {
+        products.planes = self.tiles.borrow().planes.clone();
+        if MINIMA {
+            products.minima = self.tiles.borrow().minima;
         }
     }
 
     unsafe fn product_of_floats(
         &self,
-        a: &[*const u8],
+        a: [*const u8; 2],
         b: [*const u8; 2],
-        steps: &[[usize; 2]],
+        (steps, parts): (usize, usize),
         sums: &mut FloatSums,
     ) {
         // SAFETY: guaranteed by the caller.
-        unsafe { product_of_floats(a, b, steps, sums) };
-    }
-}
-
-/// What [`Unit::product_of_floats`] says, in f64.
-unsafe fn product_of_floats(
-    a: &[*const u8],
-    b: [*const u8; 2],
-    steps: &[[usize; 2]],
-    sums: &mut FloatSums,
-) {
-    // SAFETY: guaranteed by the caller.
-    let number = |p: *const u8| unsafe { f64::from(f32::from_bits(u32::from(p.cast::<u16>().read()) << 16)) };
-    for (at, tile) in sums.0.iter_mut().enumerate().take(2 * a.len()) {
-        for (row, sums) in tile.iter_mut().enumerate() {
-            for (column, sum) in sums.iter_mut().enumerate() {
-                let mut total = 0f64;
-                for &[a_at, b_at] in steps {
-                    for k in 0..32 {
-                        let x = number(a[at / 2].wrapping_add(a_at + 64 * row + 2 * k));
-                        let w = number(b[at % 2].wrapping_add(b_at + k / 2 * 64 + 4 * column + k % 2 * 2));
-                        total += x * w;
+        let number =
+            |p: *const u8| unsafe { f64::from(f32::from_bits(u32::from(p.cast::<u16>().read()) << 16)) };
+        for (at, tile) in sums.0.iter_mut().enumerate() {
+            for (row, sums) in tile.iter_mut().enumerate() {
+                for (column, sum) in sums.iter_mut().enumerate() {
+                    let mut total = 0f64;
+                    for (i, j) in (0..parts).flat_map(|j| (0..3 - j).map(move |i| (i, j))) {
+                        for k in 0..32 * steps {
+                            let (step, k) = (1024 * (k / 32), k % 32);
+                            let x = number(a[at / 2].wrapping_add(8192 * i + step + 64 * row + 2 * k));
+                            let word = 8192 * j + step + k / 2 * 64 + 4 * column;
+                            total += x * number(b[at % 2].wrapping_add(word + k % 2 * 2));
+                        }
                     }
+                    *sum = total as f32;
                 }
-                *sum = total as f32;
             }
         }
     }
@@ -180,7 +196,7 @@ fn products_are_those_of_the_vector_path() {
                     let form = (form, kind);
                     // SAFETY: nobody else uses y.
                     run(&|first, y| unsafe {
-                        let plain = Plain { depth: kind.depth() };
+                        let plain = Plain::new(kind.depth());
                         blocks_on(&plain, level, form, &w, (first, 2), &packed, n, y);
                     });
                     if let Some(unit) = Hardware::new(kind.depth()) {
@@ -235,7 +251,7 @@ fn products_of_floats_are_those_of_f32() {
             };
             // SAFETY: nobody else uses y.
             check("plain", &|first, y| unsafe {
-                floats_on(&Plain { depth: 64 }, Level::best(), &w, first, &packed, n, y);
+                floats_on(&Plain::new(64), Level::best(), &w, first, &packed, n, y);
             });
             if let Some(unit) = Hardware::new(64) {
                 // SAFETY: nobody else uses y.
@@ -335,21 +351,6 @@ fn times() {
             packed.fill(level, &pool, Group::of(element_type), &many, 2048, 512);
             // SAFETY: nobody else uses y.
             time("512 x 32 x 2048 vnni", &mut || unsafe { gemm::blocks(level, &w, 0, 1, &packed, 512, &shared) });
-            let mut exact = vec![Sums::ZERO; 1];
-            let (a, p) = (&blocks[0], &planes[0]);
-            // SAFETY: tiles.
-            time("product 4", &mut || unsafe {
-                unit.product::<true>(&[a.codes.as_ptr().cast(), blocks[1].codes.as_ptr().cast()], [p[0].low.as_ptr().cast(), p[1].low.as_ptr().cast()], 4, 1024, 1024, &mut exact[0]);
-            });
-            // SAFETY: tiles.
-            time("product of planes", &mut || unsafe {
-                let (l, h) = ([p[0].low.as_ptr().cast(), p[1].low.as_ptr().cast()], [p[0].high.as_ptr().cast(), p[1].high.as_ptr().cast()]);
-                unit.product_of_planes(a.codes.as_ptr().cast(), [l, h], &mut exact[0]);
-            });
-            // SAFETY: tiles.
-            time("product 1", &mut || unsafe {
-                unit.product::<true>(&[a.codes.as_ptr().cast(), blocks[1].codes.as_ptr().cast()], [p[0].low.as_ptr().cast(), p[1].low.as_ptr().cast()], 1, 1024, 1024, &mut exact[0]);
-            });
         }
     }
     for element_type in [ElementType::F16, ElementType::BF16] {

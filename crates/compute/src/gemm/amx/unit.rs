@@ -1,12 +1,15 @@
-//! The matrix unit: permission to use it, its configuration, and the one product that the tiled multiplication needs.
+//! The matrix unit: permission to use it, its configuration, and the products that the tiled multiplication needs.
 //!
-//! Intel's matrix unit (AMX) has eight tiles of 16 rows of 64 bytes. Here tiles 0 to 3 are sums (16 activation rows
-//! by 16 weight rows, i32), 4 and 5 are activations (16 rows, up to 64 values), 6 and 7 weights (a row of a tile is 4
-//! values of 16 weight rows). The intrinsics are not stable in Rust, so the instructions are inline assembly. The
-//! compiler itself never uses these registers.
+//! Intel's matrix unit (AMX) has eight tiles of 16 rows of 64 bytes. A tile of sums is 16 activation rows by 16 weight
+//! rows; one of activations 16 rows of up to 64 bytes; in one of weights a row is 4 bytes of each of 16 weight rows. The
+//! intrinsics are not stable in Rust, so the instructions are inline assembly. The compiler itself never uses these
+//! registers, so that sums stay in them from one block of assembly to the next.
+//!
+//! A product is started and finished apart: stores of sums that are not computed yet would fill the core's queue of
+//! waiting instructions, and vectors could not work meanwhile.
 
 use super::floats::FloatSums;
-use super::{Sums, Unit};
+use super::{Products, Sums, Unit};
 
 /// The matrix unit of this CPU; made by [`Hardware::new`] only where there is one that may be used.
 pub(super) struct Hardware(());
@@ -40,6 +43,7 @@ impl Drop for Hardware {
 }
 
 /// The operand of `ldtilecfg`, palette 1.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 #[repr(C, align(64))]
 struct Config {
     palette: u8,
@@ -50,7 +54,10 @@ struct Config {
     rows: [u8; 16],
 }
 
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 impl Config {
+    /// Tiles 0 to 3 are sums. For steps of 64 bytes all tiles have the same shape, and the others any purpose; for 32,
+    /// tiles 4 and 5 are activations, 6 and 7 weights.
     fn new(depth: usize) -> Self {
         assert!(depth == 32 || depth == 64);
         let mut config =
@@ -61,123 +68,73 @@ impl Config {
     }
 }
 
-/// Two activation tiles times two weight tiles.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-macro_rules! two {
-    ($instruction:literal, $a:expr, $b:expr, $steps:expr, $a_step:expr, $b_step:expr, $sums:expr) => {
-        std::arch::asm!(
-            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-            "2:",
-            "tileloadd tmm6, [{b0} + {stride}*1]",
-            "tileloadd tmm4, [{a0} + {stride}*1]",
-            "tileloadd tmm7, [{b1} + {stride}*1]",
-            concat!($instruction, " tmm0, tmm4, tmm6"),
-            "tileloadd tmm5, [{a1} + {stride}*1]",
-            concat!($instruction, " tmm1, tmm4, tmm7"),
-            concat!($instruction, " tmm2, tmm5, tmm6"),
-            concat!($instruction, " tmm3, tmm5, tmm7"),
-            "add {a0}, {a_step}", "add {a1}, {a_step}", "add {b0}, {b_step}", "add {b1}, {b_step}",
-            "dec {steps}",
-            "jnz 2b",
-            "tilestored [{c} + {stride}*1], tmm0",
-            "tilestored [{c} + {stride}*1 + 1024], tmm1",
-            "tilestored [{c} + {stride}*1 + 2048], tmm2",
-            "tilestored [{c} + {stride}*1 + 3072], tmm3",
-            a0 = inout(reg) $a[0] => _,
-            a1 = inout(reg) $a[1] => _,
-            b0 = inout(reg) $b[0] => _,
-            b1 = inout(reg) $b[1] => _,
-            steps = inout(reg) $steps => _,
-            a_step = in(reg) $a_step,
-            b_step = in(reg) $b_step,
-            stride = in(reg) 64usize,
-            c = in(reg) $sums,
-            options(nostack),
-        )
-    };
-}
-
-/// One activation tile times two weight tiles.
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-macro_rules! one {
-    ($instruction:literal, $a:expr, $b:expr, $steps:expr, $a_step:expr, $b_step:expr, $sums:expr) => {
-        std::arch::asm!(
-            "tilezero tmm0", "tilezero tmm1",
-            "2:",
-            "tileloadd tmm6, [{b0} + {stride}*1]",
-            "tileloadd tmm4, [{a0} + {stride}*1]",
-            "tileloadd tmm7, [{b1} + {stride}*1]",
-            concat!($instruction, " tmm0, tmm4, tmm6"),
-            concat!($instruction, " tmm1, tmm4, tmm7"),
-            "add {a0}, {a_step}", "add {b0}, {b_step}", "add {b1}, {b_step}",
-            "dec {steps}",
-            "jnz 2b",
-            "tilestored [{c} + {stride}*1], tmm0",
-            "tilestored [{c} + {stride}*1 + 1024], tmm1",
-            a0 = inout(reg) $a[0] => _,
-            b0 = inout(reg) $b[0] => _,
-            b1 = inout(reg) $b[1] => _,
-            steps = inout(reg) $steps => _,
-            a_step = in(reg) $a_step,
-            b_step = in(reg) $b_step,
-            stride = in(reg) 64usize,
-            c = in(reg) $sums,
-            options(nostack),
-        )
-    };
-}
-
 impl Unit for Hardware {
     #[inline(always)]
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    unsafe fn product<const SIGNED: bool>(
-        &self,
-        a: &[*const i8],
-        b: [*const u8; 2],
-        steps: usize,
-        a_step: usize,
-        b_step: usize,
-        sums: &mut Sums,
-    ) {
-        debug_assert!(steps > 0 && (a.len() == 1 || a.len() == 2));
-        let c = sums.0.as_mut_ptr();
-        // SAFETY: the tiles are configured while `self` lives; memory is as the caller guarantees, and the sums are
-        // four tiles.
-        unsafe {
-            match (a.len(), SIGNED) {
-                (1, true) => one!("tdpbssd", a, b, steps, a_step, b_step, c),
-                (1, false) => one!("tdpbsud", a, b, steps, a_step, b_step, c),
-                (_, true) => two!("tdpbssd", a, b, steps, a_step, b_step, c),
-                (_, false) => two!("tdpbsud", a, b, steps, a_step, b_step, c),
-            }
-        }
-    }
-
-    #[inline(always)]
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    unsafe fn product_of_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2], sums: &mut Sums) {
-        let [low, high] = planes;
-        // SAFETY: as for `product`.
+    unsafe fn start(&self, a: [*const i8; 2], b: [*const u8; 2], steps: usize) {
+        debug_assert!(steps > 0);
+        // SAFETY: the tiles are configured while `self` lives; memory is as the caller guarantees.
         unsafe {
             std::arch::asm!(
                 "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
                 "2:",
-                "tileloadd tmm4, [{a} + {stride}*1]",
-                "tileloadd tmm6, [{l0} + {stride}*1]",
+                "tileloadd tmm6, [{b0} + {stride}*1]",
+                "tileloadd tmm4, [{a0} + {stride}*1]",
+                "tileloadd tmm7, [{b1} + {stride}*1]",
                 "tdpbssd tmm0, tmm4, tmm6",
-                "tileloadd tmm7, [{l1} + {stride}*1]",
+                "tileloadd tmm5, [{a1} + {stride}*1]",
                 "tdpbssd tmm1, tmm4, tmm7",
-                "tileloadd tmm6, [{h0} + {stride}*1]",
-                "tdpbssd tmm2, tmm4, tmm6",
-                "tileloadd tmm7, [{h1} + {stride}*1]",
-                "tdpbssd tmm3, tmm4, tmm7",
-                "add {a}, 1024", "add {l0}, 1024", "add {l1}, 1024", "add {h0}, 1024", "add {h1}, 1024",
+                "tdpbssd tmm2, tmm5, tmm6",
+                "tdpbssd tmm3, tmm5, tmm7",
+                "add {a0}, 1024", "add {a1}, 1024", "add {b0}, 1024", "add {b1}, 1024",
                 "dec {steps}",
                 "jnz 2b",
+                a0 = inout(reg) a[0] => _,
+                a1 = inout(reg) a[1] => _,
+                b0 = inout(reg) b[0] => _,
+                b1 = inout(reg) b[1] => _,
+                steps = inout(reg) steps => _,
+                stride = in(reg) 64usize,
+                options(nostack, readonly),
+            );
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn finish(&self, sums: &mut Sums) {
+        // SAFETY: the sums are four tiles.
+        unsafe {
+            std::arch::asm!(
                 "tilestored [{c} + {stride}*1], tmm0",
                 "tilestored [{c} + {stride}*1 + 1024], tmm1",
                 "tilestored [{c} + {stride}*1 + 2048], tmm2",
                 "tilestored [{c} + {stride}*1 + 3072], tmm3",
+                stride = in(reg) 64usize,
+                c = in(reg) sums.0.as_mut_ptr(),
+                options(nostack),
+            );
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn start_planes(&self, a: *const i8, [low, high]: [[*const u8; 2]; 2]) {
+        // SAFETY: as for `start`.
+        unsafe {
+            std::arch::asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "2:",
+                "tileloadd tmm6, [{a} + {stride}*1]",
+                "tileloadd tmm7, [{l0} + {stride}*1]",
+                "tdpbssd tmm0, tmm6, tmm7",
+                "tileloadd tmm7, [{l1} + {stride}*1]",
+                "tdpbssd tmm1, tmm6, tmm7",
+                "tileloadd tmm7, [{h0} + {stride}*1]",
+                "tdpbssd tmm2, tmm6, tmm7",
+                "tileloadd tmm7, [{h1} + {stride}*1]",
+                "tdpbssd tmm3, tmm6, tmm7",
+                "add {a}, 1024", "add {l0}, 1024", "add {l1}, 1024", "add {h0}, 1024", "add {h1}, 1024",
+                "dec {steps}",
+                "jnz 2b",
                 a = inout(reg) a => _,
                 l0 = inout(reg) low[0] => _,
                 l1 = inout(reg) low[1] => _,
@@ -185,96 +142,145 @@ impl Unit for Hardware {
                 h1 = inout(reg) high[1] => _,
                 steps = inout(reg) 4usize => _,
                 stride = in(reg) 64usize,
-                c = in(reg) sums.0.as_mut_ptr(),
-                options(nostack),
+                options(nostack, readonly),
             );
         }
-    }
-
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    unsafe fn product_of_planes(&self, _: *const i8, _: [[*const u8; 2]; 2], _: &mut Sums) {
-        unreachable!("there is no such unit")
     }
 
     #[inline(always)]
-    #[cfg(all(target_arch = "x86_64", not(miri)))]
-    unsafe fn product_of_floats(
-        &self,
-        a: &[*const u8],
-        b: [*const u8; 2],
-        steps: &[[usize; 2]],
-        sums: &mut FloatSums,
-    ) {
-        debug_assert!(!steps.is_empty() && (a.len() == 1 || a.len() == 2));
-        // SAFETY: as for `product`.
+    unsafe fn start_minima(&self, parts: *const i8, minima: [*const u8; 2]) {
+        // SAFETY: as for `start`.
         unsafe {
             std::arch::asm!(
-                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-                "2:",
-                "mov {t}, [{at} + 8]",
-                "add {t}, {b0}",
-                "tileloadd tmm6, [{t} + {stride}*1]",
-                "mov {t}, [{at}]",
-                "add {t}, {a0}",
-                "tileloadd tmm4, [{t} + {stride}*1]",
-                "mov {t}, [{at} + 8]",
-                "add {t}, {b1}",
-                "tileloadd tmm7, [{t} + {stride}*1]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "mov {t}, [{at}]",
-                "add {t}, {a1}",
-                "tileloadd tmm5, [{t} + {stride}*1]",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
-                "add {at}, 16",
-                "dec {steps}",
-                "jnz 2b",
-                "tilestored [{c} + {stride}*1], tmm0",
-                "tilestored [{c} + {stride}*1 + 1024], tmm1",
-                "tilestored [{c} + {stride}*1 + 2048], tmm2",
-                "tilestored [{c} + {stride}*1 + 3072], tmm3",
-                t = out(reg) _,
-                at = inout(reg) steps.as_ptr() => _,
-                a0 = in(reg) a[0],
-                a1 = in(reg) a[a.len() - 1],
-                b0 = in(reg) b[0],
-                b1 = in(reg) b[1],
-                steps = inout(reg) steps.len() => _,
+                "tilezero tmm4", "tilezero tmm5",
+                "tileloadd tmm6, [{a} + {stride}*1]",
+                "tileloadd tmm7, [{m0} + {stride}*1]",
+                "tdpbsud tmm4, tmm6, tmm7",
+                "tileloadd tmm7, [{m1} + {stride}*1]",
+                "tdpbsud tmm5, tmm6, tmm7",
+                "tileloadd tmm6, [{a} + {stride}*1 + 1024]",
+                "tileloadd tmm7, [{m0} + {stride}*1 + 1024]",
+                "tdpbsud tmm4, tmm6, tmm7",
+                "tileloadd tmm7, [{m1} + {stride}*1 + 1024]",
+                "tdpbsud tmm5, tmm6, tmm7",
+                a = in(reg) parts,
+                m0 = in(reg) minima[0],
+                m1 = in(reg) minima[1],
                 stride = in(reg) 64usize,
-                c = in(reg) sums.0.as_mut_ptr(),
-                options(nostack),
+                options(nostack, readonly),
             );
         }
     }
 
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    unsafe fn product_of_floats(
-        &self,
-        _: &[*const u8],
-        _: [*const u8; 2],
-        _: &[[usize; 2]],
-        _: &mut FloatSums,
-    ) {
-        unreachable!("there is no such unit")
+    #[inline(always)]
+    unsafe fn finish_planes<const MINIMA: bool>(&self, products: &mut Products) {
+        // SAFETY: the planes are four tiles, the minima two.
+        unsafe {
+            self.finish(&mut products.planes);
+            if MINIMA {
+                std::arch::asm!(
+                    "tilestored [{c} + {stride}*1], tmm4",
+                    "tilestored [{c} + {stride}*1 + 1024], tmm5",
+                    stride = in(reg) 64usize,
+                    c = in(reg) products.minima.as_mut_ptr(),
+                    options(nostack),
+                );
+            }
+        }
     }
 
-    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    unsafe fn product<const SIGNED: bool>(
+    #[inline(always)]
+    unsafe fn product_of_floats(
         &self,
-        _: &[*const i8],
-        _: [*const u8; 2],
-        _: usize,
-        _: usize,
-        _: usize,
-        _: &mut Sums,
+        a: [*const u8; 2],
+        b: [*const u8; 2],
+        (steps, parts): (usize, usize),
+        sums: &mut FloatSums,
     ) {
-        unreachable!("there is no such unit")
+        debug_assert!(steps > 0);
+        /// A step: tiles 4 and 5 are activations, 6 and 7 weights; each is loaded as often as it is needed.
+        macro_rules! product {
+            ($($line:expr),* $(,)?) => {
+                std::arch::asm!(
+                    "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                    "2:",
+                    $($line),*,
+                    "add {a0}, 1024", "add {a1}, 1024", "add {b0}, 1024", "add {b1}, 1024",
+                    "dec {steps}",
+                    "jnz 2b",
+                    "tilestored [{c} + {stride}*1], tmm0",
+                    "tilestored [{c} + {stride}*1 + 1024], tmm1",
+                    "tilestored [{c} + {stride}*1 + 2048], tmm2",
+                    "tilestored [{c} + {stride}*1 + 3072], tmm3",
+                    a0 = inout(reg) a[0] => _,
+                    a1 = inout(reg) a[1] => _,
+                    b0 = inout(reg) b[0] => _,
+                    b1 = inout(reg) b[1] => _,
+                    steps = inout(reg) steps => _,
+                    stride = in(reg) 64usize,
+                    c = in(reg) sums.0.as_mut_ptr(),
+                    options(nostack),
+                )
+            };
+        }
+        /// Loads the two tiles of a part of the activations, or of the weights: parts are 8 KiB apart.
+        macro_rules! a {
+            ($at:literal) => {
+                concat!(
+                    "tileloadd tmm4, [{a0} + {stride}*1 + ", $at, "]\n",
+                    "tileloadd tmm5, [{a1} + {stride}*1 + ", $at, "]"
+                )
+            };
+        }
+        macro_rules! b {
+            ($at:literal) => {
+                concat!(
+                    "tileloadd tmm6, [{b0} + {stride}*1 + ", $at, "]\n",
+                    "tileloadd tmm7, [{b1} + {stride}*1 + ", $at, "]"
+                )
+            };
+        }
+        macro_rules! multiply {
+            () => {
+                "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm1, tmm4, tmm7\ntdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7"
+            };
+        }
+        // SAFETY: as for `start`; the sums are four tiles.
+        unsafe {
+            match parts {
+                1 => product!(b!("0"), a!("16384"), multiply!(), a!("8192"), multiply!(), a!("0"), multiply!()),
+                2 => product!(
+                    b!("0"), a!("16384"), multiply!(), a!("0"), multiply!(), a!("8192"), multiply!(),
+                    b!("8192"), multiply!(), a!("0"), multiply!()
+                ),
+                _ => product!(
+                    b!("0"), a!("16384"), multiply!(), a!("0"), multiply!(), a!("8192"), multiply!(),
+                    b!("8192"), multiply!(), a!("0"), multiply!(), b!("16384"), multiply!()
+                ),
+            }
+        }
     }
 }
 
-/// Whether this process may use a matrix unit for integers of 8 bits and for bf16: the CPU has it, and the system gives it to
-/// processes that ask, as this function does.
+#[cfg(not(all(target_arch = "x86_64", not(miri))))]
+impl Unit for Hardware {
+    unsafe fn start(&self, _: [*const i8; 2], _: [*const u8; 2], _: usize) {}
+    unsafe fn finish(&self, _: &mut Sums) {}
+    unsafe fn start_planes(&self, _: *const i8, _: [[*const u8; 2]; 2]) {}
+    unsafe fn start_minima(&self, _: *const i8, _: [*const u8; 2]) {}
+    unsafe fn finish_planes<const MINIMA: bool>(&self, _: &mut Products) {}
+    unsafe fn product_of_floats(
+        &self,
+        _: [*const u8; 2],
+        _: [*const u8; 2],
+        _: (usize, usize),
+        _: &mut FloatSums,
+    ) {
+    }
+}
+
+/// Whether this process may use a matrix unit for integers of 8 bits and for bf16: the CPU has it, and the system gives
+/// it to processes that ask, as this function does.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 pub(crate) fn available() -> bool {
     static AVAILABLE: std::sync::OnceLock<bool> = std::sync::OnceLock::new();
