@@ -14,6 +14,7 @@ pub(crate) mod activations;
 pub(crate) mod aligned;
 pub mod attention;
 pub(crate) mod block;
+mod cores;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub(crate) mod dot;
@@ -36,6 +37,7 @@ pub mod states;
 mod testing;
 
 pub use attention::{AttentionShape, LatentShape};
+pub use cores::default_threads;
 pub use error::{Error, Result};
 pub use executor::{
     Attend, AttendLatent, Buffer, Bytes, CacheShape, Choice, Columns, Device, Executor, ExpertLayers,

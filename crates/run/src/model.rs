@@ -86,7 +86,7 @@ impl fmt::Debug for Placing<'_> {
 
 impl Default for LoadOptions<'_> {
     fn default() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let threads = quern_compute::default_threads();
         Self { threads, load_in: None, max_memory: None, placing: None, progress: &NoProgress }
     }
 }

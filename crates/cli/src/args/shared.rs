@@ -24,17 +24,17 @@ pub(super) use model_help;
 /// How many threads to use.
 #[derive(Debug, Args)]
 pub struct Threads {
-    /// Number of threads; results do not depend on it [default: all processors]
+    /// Number of threads; results do not depend on it [default: the physical cores]
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 }
 
 impl Threads {
-    /// The number asked for, or one per available processor.
+    /// The number asked for, or one per physical core that may be used.
     pub fn count(&self) -> usize {
         match self.threads {
             Some(n) => n.into(),
-            None => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            None => quern_compute::default_threads(),
         }
     }
 }

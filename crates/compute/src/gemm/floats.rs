@@ -43,10 +43,9 @@ impl Widened {
     }
 }
 
-/// The product of weight rows `first..` with the `n` rows of `x`, as `[n][32]`.
-pub(super) fn multiply(level: Level, w: &Matrix, first: usize, x: &[f32], n: usize) -> Vec<f32> {
+/// Adds the product of weight rows `first..` with the `n` rows of `x` to `sums`, `[n][32]`.
+pub(super) fn multiply(level: Level, w: &Matrix, first: usize, x: &[f32], n: usize, sums: &mut [f32]) {
     let columns = w.columns();
-    let mut sums = vec![0f32; n * TASK_ROWS];
     let mut widened = Widened::new();
     for start in (0..columns).step_by(DEPTH) {
         let depth = DEPTH.min(columns - start);
@@ -60,10 +59,9 @@ pub(super) fn multiply(level: Level, w: &Matrix, first: usize, x: &[f32], n: usi
                 a: &x[start..],
                 a_stride: columns,
                 b: widened.tile(),
-                c: &mut sums,
+                c: sums,
                 c_stride: TASK_ROWS,
             },
         );
     }
-    sums
 }

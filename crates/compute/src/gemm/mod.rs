@@ -146,9 +146,9 @@ pub(crate) unsafe fn blocks(
     let Some(form) = Form::of(w.element_type()) else { return };
     let pairs = pairs.min((w.rows() - first).div_ceil(TASK_ROWS));
     let mut raw = unpack::Raw::ZERO;
-    let mut tiles = vec![[Tile::ZERO; 2]; pairs];
+    let mut kept = Kept::take();
     let size = n.next_multiple_of(COLUMNS) * TASK_ROWS;
-    let mut sums = vec![0f32; pairs * size];
+    let (tiles, sums) = kept.of(pairs, pairs * size);
     for depth in 0..w.columns().div_ceil(DEPTH) {
         for (i, tile) in tiles.as_flattened_mut().iter_mut().enumerate() {
             unpack::tile(level, w, first + 16 * i, depth, &mut raw, tile);
@@ -166,6 +166,70 @@ pub(crate) unsafe fn blocks(
         // SAFETY: guaranteed by the caller.
         unsafe { store(w, first + i * TASK_ROWS, sums, n, y) };
     }
+}
+
+/// What a task needs, kept by its thread for the next one: the allocator would give so much memory back to the system each
+/// time, and the pages' first use would cost more than the product of few rows, most of all where many threads do that.
+#[derive(Default)]
+struct Kept {
+    tiles: Vec<[Tile; 2]>,
+    planes: Vec<[amx::Planes; 2]>,
+    sums: Vec<f32>,
+}
+
+thread_local! {
+    static KEPT: std::cell::Cell<Option<Box<Kept>>> = const { std::cell::Cell::new(None) };
+}
+
+/// Gives what was taken back when it is dropped.
+struct Taken(Box<Kept>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let kept = std::mem::take(&mut self.0);
+        KEPT.set(Some(kept));
+    }
+}
+
+impl Kept {
+    /// This thread's, or a new one if another task of it is under way.
+    fn take() -> Taken {
+        Taken(KEPT.take().unwrap_or_default())
+    }
+}
+
+impl Taken {
+    /// So many pairs of tiles, whatever they hold, and zeros.
+    fn of(&mut self, pairs: usize, sums: usize) -> (&mut [[Tile; 2]], &mut [f32]) {
+        let kept = &mut *self.0;
+        let tiles = at_least(&mut kept.tiles, pairs, &[Tile::ZERO; 2]);
+        (tiles, zeros(&mut kept.sums, sums))
+    }
+
+    /// So many pairs of planes, whatever they hold, and zeros.
+    fn of_planes(&mut self, pairs: usize, sums: usize) -> (&mut [[amx::Planes; 2]], &mut [f32]) {
+        let kept = &mut *self.0;
+        let planes = at_least(&mut kept.planes, pairs, &[amx::Planes::ZERO; 2]);
+        (planes, zeros(&mut kept.sums, sums))
+    }
+
+    /// Zeros.
+    fn sums(&mut self, sums: usize) -> &mut [f32] {
+        zeros(&mut self.0.sums, sums)
+    }
+}
+
+fn at_least<'a, T: Clone>(values: &'a mut Vec<T>, count: usize, value: &T) -> &'a mut [T] {
+    if values.len() < count {
+        values.resize(count, value.clone());
+    }
+    &mut values[..count]
+}
+
+fn zeros(sums: &mut Vec<f32>, count: usize) -> &mut [f32] {
+    sums.clear();
+    sums.resize(count, 0.0);
+    sums
 }
 
 /// Adds tiles times pack to `sums` (`[8][32]`), at least for the first `used` columns.
@@ -187,9 +251,11 @@ fn multiply(level: Level, form: Form, tiles: &[Tile; 2], pack: &Pack, used: usiz
 /// # Safety
 /// Nobody else uses these rows of `y`.
 pub(crate) unsafe fn floats(level: Level, w: &Matrix, first: usize, x: &[f32], n: usize, y: &Shared) {
-    let sums = floats::multiply(level, w, first, x, n);
+    let mut kept = Kept::take();
+    let sums = kept.sums(n * TASK_ROWS);
+    floats::multiply(level, w, first, x, n, sums);
     // SAFETY: guaranteed by the caller.
-    unsafe { store(w, first, &sums, n, y) };
+    unsafe { store(w, first, sums, n, y) };
 }
 
 /// Copies `sums` (`[n][32]`) to rows `first..` of the output.

@@ -16,7 +16,7 @@ pub struct Cpu {
     pub processors: Option<usize>,
     /// Logical processors that this process may use: affinity and limits of containers count.
     pub usable: usize,
-    /// The instructions that quern uses: `scalar`, `avx2`, `avx512`, `avx512vnni`.
+    /// The instructions that quern uses: as `QUERN_SIMD` names them.
     pub simd: &'static str,
     /// The best of them that the processor has; another than `simd` if `QUERN_SIMD` forbids it.
     pub best_simd: &'static str,

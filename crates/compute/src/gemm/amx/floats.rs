@@ -7,7 +7,7 @@
 use super::unit::Hardware;
 use super::{BLOCK_ROWS, FROM, Unit};
 use crate::gemm::floats::Widened;
-use crate::gemm::{DEPTH, TASK_ROWS, store};
+use crate::gemm::{DEPTH, Kept, TASK_ROWS, store};
 use crate::matmul::Shared;
 use crate::simd::Level;
 use crate::{Matrix, Pool};
@@ -254,7 +254,8 @@ pub(super) unsafe fn floats_on<U: Unit>(
     let mut planes = vec![Planes([[[[0; 16]; 16]; STEPS]; 3]); 2];
     let Some(planes) = planes.first_chunk_mut::<2>() else { return };
     let mut exact = FloatSums([[[0.0; 16]; BLOCK_ROWS]; 4]);
-    let mut sums = vec![0f32; n.next_multiple_of(BLOCK_ROWS) * TASK_ROWS];
+    let mut kept = Kept::take();
+    let sums = kept.sums(n.next_multiple_of(BLOCK_ROWS) * TASK_ROWS);
     for depth in 0..w.columns().div_ceil(DEPTH) {
         let columns = DEPTH.min(w.columns() - depth * DEPTH);
         widened.fill(level, w, first, depth * DEPTH, columns);
@@ -270,5 +271,5 @@ pub(super) unsafe fn floats_on<U: Unit>(
         }
     }
     // SAFETY: guaranteed by the caller.
-    unsafe { store(w, first, &sums, n, y) };
+    unsafe { store(w, first, sums, n, y) };
 }

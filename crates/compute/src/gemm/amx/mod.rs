@@ -29,12 +29,12 @@ pub(crate) use floats::{FloatRows, floats, takes as takes_floats};
 pub(crate) use rows::Rows;
 pub(crate) use unit::available;
 
-use super::{DEPTH, Form, TASK_ROWS, Tile, store, unpack};
+use super::{DEPTH, Form, Kept, TASK_ROWS, Tile, store, unpack};
 use crate::matmul::Shared;
 use crate::simd::Level;
 use crate::Matrix;
 use floats::FloatSums;
-use planes::Planes;
+pub(super) use planes::Planes;
 use rows::Block;
 use unit::Hardware;
 
@@ -187,9 +187,9 @@ unsafe fn blocks_on<U: Unit>(
     let pairs = pairs.min((w.rows() - first).div_ceil(TASK_ROWS));
     let mut raw = unpack::Raw::ZERO;
     let mut tile = Tile::ZERO;
-    let mut weights = vec![[Planes::ZERO; 2]; pairs];
+    let mut kept = Kept::take();
     let size = n.next_multiple_of(BLOCK_ROWS) * TASK_ROWS;
-    let mut sums = vec![0f32; pairs * size];
+    let (weights, sums) = kept.of_planes(pairs, pairs * size);
     for depth in 0..w.columns().div_ceil(DEPTH) {
         for (i, planes) in weights.as_flattened_mut().iter_mut().enumerate() {
             unpack::tile(level, w, first + 16 * i, depth, &mut raw, &mut tile);

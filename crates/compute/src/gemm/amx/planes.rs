@@ -12,7 +12,7 @@ type Words = [u32; 16];
 /// 16 weight rows, 256 columns.
 #[derive(Clone)]
 #[repr(C, align(64))]
-pub(super) struct Planes {
+pub(crate) struct Planes {
     /// Codes, or the low 7 bits of codes times scales.
     pub low: [Words; 64],
     /// The other bits.
