@@ -23,6 +23,9 @@ macro_rules! avx2 {
 }
 use avx2;
 
+/// How far ahead of the current block memory is prefetched.
+const AHEAD: usize = 4096;
+
 super::kernel_tables!();
 
 avx2! {
