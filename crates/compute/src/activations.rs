@@ -78,12 +78,12 @@ pub(crate) fn quantize_row(
     sums: &mut [i16],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if level.min(Level::best()) > Level::Scalar {
+    if level.here() > Level::Scalar {
         let n = x.len();
         assert!(n.is_multiple_of(group.len()) && codes.len() == n);
         assert!(d.len() == n / group.len() && sums.len() == n / 16);
         // SAFETY: the CPU has the level, lengths are checked.
-        return match level.min(Level::best()) {
+        return match level.here() {
             Level::Avx512Vnni => unsafe { avx512(group.len(), x, codes, d, sums) },
             // SAFETY: as above.
             _ => unsafe { avx2(group.len(), x, codes, d, sums) },

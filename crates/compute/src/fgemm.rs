@@ -76,11 +76,11 @@ pub(crate) fn multiply_add_and_ask(level: Level, p: Product, ahead: Ahead) {
     assert!(p.a.len() >= (p.rows - 1) * p.a_stride + p.depth);
     assert!(p.c.len() >= (p.rows - 1) * p.c_stride + p.width);
     #[cfg(target_arch = "x86_64")]
-    match level.min(Level::best()) {
+    match level.here() {
         // SAFETY: the CPU has the level, lengths are checked above.
         Level::Avx512 | Level::Avx512Vnni => return unsafe { avx512::multiply_add(p, ahead) },
         // SAFETY: as above.
-        Level::Avx2 => return unsafe { avx2::multiply_add(p, ahead) },
+        Level::Avx2 | Level::AvxVnni => return unsafe { avx2::multiply_add(p, ahead) },
         Level::Scalar => {}
     }
     // Only x86's kernels prefetch.

@@ -6,8 +6,6 @@
 //! of codes above 128 saturate even alone, so these codes are widened and multiplied by `vpmaddwd`. (Signed values, with
 //! `vpsignb` to move their signs to the activations, took longer: on Zen 4 that shares the multipliers' ports.)
 //!
-//! With AVX-VNNI `vpdpbusd` multiplies codes of any size and adds them up in 32 bits.
-//!
 //! A register is 8 weight rows, 4 values each. 16 sums would fill all registers, so 8 are kept, and the float
 //! sums in the first-level cache between sub-blocks.
 
@@ -15,6 +13,8 @@
 #![allow(clippy::needless_range_loop)]
 
 use std::arch::x86_64::*;
+
+mod vnni;
 
 use super::{COLUMNS, DEPTH, Form, Pack, TASK_ROWS, Tile};
 
@@ -85,9 +85,10 @@ unsafe fn activations(pack: &Pack, step: usize, column: usize) -> __m256i {
 /// the other, and spills the codes of all steps.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn keep(x: &mut Integers) {
+fn keep(x: &mut Integers) {
     for n in 0..N {
         for r in 0..R {
+            // SAFETY: there is no instruction in it.
             unsafe {
                 std::arch::asm!("/* {0} */", inout(ymm_reg) x[n][r], options(nomem, nostack, preserves_flags))
             };
@@ -342,4 +343,24 @@ pub(super) fn multiply(form: Form, tiles: &[Tile; 2], pack: &Pack, used: usize, 
         _ => unreachable!("no type has this form"),
     };
     run(form, tiles, pack, used, sums);
+}
+
+/// The same with AVX-VNNI.
+///
+/// # Safety
+/// The CPU has [`Level::AvxVnni`](crate::simd::Level::AvxVnni).
+pub(super) unsafe fn multiply_vnni(
+    form: Form,
+    tiles: &[Tile; 2],
+    pack: &Pack,
+    used: usize,
+    sums: &mut [f32],
+) {
+    #[cfg(test)]
+    if !std::arch::is_x86_feature_detected!("avxvnni") {
+        // SAFETY: where tests take the level for one the CPU has, it has the instruction in either form.
+        return unsafe { vnni::evex::multiply(form, tiles, pack, used, sums) };
+    }
+    // SAFETY: guaranteed by the caller.
+    unsafe { vnni::multiply(form, tiles, pack, used, sums) }
 }

@@ -160,9 +160,11 @@ pub(crate) unsafe fn blocks(
 /// Adds tiles times pack to `sums` (`[8][32]`), at least for the first `used` columns.
 fn multiply(level: Level, form: Form, tiles: &[Tile; 2], pack: &Pack, used: usize, sums: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    match level.min(Level::best()) {
+    match level.here() {
         // SAFETY: the CPU has the level.
         Level::Avx512Vnni => return unsafe { avx512::multiply(form, tiles, pack, used, sums) },
+        // SAFETY: as above.
+        Level::AvxVnni => return unsafe { avx2::multiply_vnni(form, tiles, pack, used, sums) },
         // SAFETY: as above.
         Level::Avx512 | Level::Avx2 => return unsafe { avx2::multiply(form, tiles, pack, used, sums) },
         Level::Scalar => {}

@@ -19,10 +19,10 @@ pub(super) fn words(
     assert!(rows.iter().all(|r| r.len() >= at + 4 * count));
     assert!(count == 0 || out.len() >= (count - 1) * stride + 16);
     #[cfg(target_arch = "x86_64")]
-    match level.min(Level::best()) {
+    match level.here() {
         Level::Scalar => {}
         // SAFETY: the CPU has the level, lengths are checked above.
-        Level::Avx2 => return unsafe { avx2(rows, at, count, out, stride) },
+        Level::Avx2 | Level::AvxVnni => return unsafe { avx2(rows, at, count, out, stride) },
         // SAFETY: as above.
         Level::Avx512 | Level::Avx512Vnni => return unsafe { avx512(rows, at, count, out, stride) },
     }
@@ -104,7 +104,7 @@ unsafe fn avx2(rows: &[&[u8]; 16], at: usize, count: usize, out: &mut [u32], str
 /// One word of each row at byte `at`; only `left` (2 or more) bytes belong to it, what is missing is 0.
 pub(super) fn heads(level: Level, rows: &[&[u8]; 16], at: usize, left: usize) -> [u32; 16] {
     #[cfg(target_arch = "x86_64")]
-    if left >= 4 && level.min(Level::best()) >= Level::Avx512 {
+    if left >= 4 && level.here() >= Level::Avx512 {
         assert!(rows.iter().all(|r| r.len() >= at + 4));
         // SAFETY: the CPU has the level, every row the 4 bytes.
         return unsafe { gather(rows, at) };
@@ -148,7 +148,7 @@ pub(crate) fn floats(level: Level, rows: &[&[f32]; 16], out: &mut [f32], stride:
     let len = rows[0].len();
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if level.min(Level::best()) > Level::Scalar {
+    if level.here() > Level::Scalar {
         done = len / 4 * 4;
         words(level, &rows.map(as_bytes), 0, done, as_words(out), stride);
     }

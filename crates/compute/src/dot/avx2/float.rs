@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{AHEAD, avx2, total};
+use super::{avx2, total};
 use crate::float::{bf16_to_f32, f16_to_f32};
 
 avx2! {
@@ -35,9 +35,6 @@ macro_rules! rows {
                 let mut sums = [_mm256_setzero_ps(); 4];
                 let whole = x.len() / 32 * 32;
                 for i in (0..whole).step_by(32) {
-                    for line in (0..32 * $bytes).step_by(64) {
-                        _mm_prefetch::<_MM_HINT_T0>(row.as_ptr().wrapping_add(i * $bytes + AHEAD + line).cast());
-                    }
                     for (k, sum) in sums.iter_mut().enumerate() {
                         // SAFETY: values i + 8 k .. i + 8 k + 8 of the row and of x.
                         unsafe {

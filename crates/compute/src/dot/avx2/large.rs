@@ -236,7 +236,7 @@ macro_rules! rows {
                 #[allow(unused_mut)]
                 let mut minima = _mm256_setzero_ps();
                 for (i, (b, &xd)) in layout::blocks::<$block>(row).iter().zip(x.d).enumerate() {
-                    for line in (0..BYTES).step_by(64) {
+                    for line in (0..if BYTES < 200 { BYTES } else { 0 }).step_by(64) {
                         let ahead = std::ptr::from_ref(b).wrapping_byte_add(AHEAD + line);
                         _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                     }

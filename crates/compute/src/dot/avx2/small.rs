@@ -298,7 +298,7 @@ macro_rules! rows {
                 for (weights, eights) in [(first, whole), (std::slice::from_ref(&last), rest)] {
                     for (weights, x) in weights.iter().zip(eights) {
                         let b = weights.as_ptr().cast::<$block>();
-                        for line in (0..8 * BYTES).step_by(64) {
+                        for line in (0..if BYTES < 32 { 8 * BYTES } else { 0 }).step_by(64) {
                             let ahead = b.wrapping_byte_add(AHEAD + line);
                             _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
                         }
