@@ -12,6 +12,9 @@ pub(super) fn multiply(level: Level, w: &Matrix, first: usize, x: &[f32], n: usi
     let mut sums = vec![0f32; n * TASK_ROWS];
     let mut wide = vec![[0f32; DEPTH]; TASK_ROWS];
     let mut tile = vec![0f32; DEPTH * TASK_ROWS];
+    // With 8 lanes a product takes 16 columns at a time. Apart they use all sets of the first-level cache; side by side
+    // with others only every other one, from which activations then push them out.
+    let width = if level.here() >= Level::Avx512 { TASK_ROWS } else { TASK_ROWS / 2 };
     let block = w.element_type().block_elements();
     debug_assert!(DEPTH.is_multiple_of(block), "every block size divides 256");
     for start in (0..columns).step_by(DEPTH) {
@@ -27,21 +30,24 @@ pub(super) fn multiply(level: Level, w: &Matrix, first: usize, x: &[f32], n: usi
         }
         for half in 0..2 {
             let rows = std::array::from_fn(|r| &wide[16 * half + r][..depth]);
-            transpose::floats(level, &rows, &mut tile[16 * half..], TASK_ROWS);
+            let place = if width == TASK_ROWS { 16 * half } else { half * DEPTH * width };
+            transpose::floats(level, &rows, &mut tile[place..], width);
         }
-        multiply_add(
-            level,
-            Product {
-                rows: n,
-                depth,
-                width: TASK_ROWS,
-                a: &x[start..],
-                a_stride: columns,
-                b: &tile,
-                c: &mut sums,
-                c_stride: TASK_ROWS,
-            },
-        );
+        for first in (0..TASK_ROWS).step_by(width) {
+            multiply_add(
+                level,
+                Product {
+                    rows: n,
+                    depth,
+                    width,
+                    a: &x[start..],
+                    a_stride: columns,
+                    b: &tile[first * DEPTH..],
+                    c: &mut sums[first..],
+                    c_stride: TASK_ROWS,
+                },
+            );
+        }
     }
     sums
 }

@@ -9,7 +9,7 @@ use std::mem::offset_of;
 
 use quern_tensor_io::layout::{self, IQ4XS, Q2K, Q3K, Q4K, Q5K, Q6K, TQ1_0, TQ2_0};
 
-use super::{AHEAD, avx2, half, iq4, load32, pairs, total};
+use super::{avx2, half, iq4, load32, pairs, prefetch, total};
 use crate::activations::Row;
 
 // Fields that are loaded together.
@@ -236,10 +236,7 @@ macro_rules! rows {
                 #[allow(unused_mut)]
                 let mut minima = _mm256_setzero_ps();
                 for (i, (b, &xd)) in layout::blocks::<$block>(row).iter().zip(x.d).enumerate() {
-                    for line in (0..if BYTES < 200 { BYTES } else { 0 }).step_by(64) {
-                        let ahead = std::ptr::from_ref(b).wrapping_byte_add(AHEAD + line);
-                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                    }
+                    prefetch(std::ptr::from_ref(b).cast(), BYTES, 256);
                     let scales = $scales(b);
                     // SAFETY: block i of codes and sums, whose lengths are checked above.
                     let (c, _s) = unsafe {

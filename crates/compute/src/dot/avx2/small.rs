@@ -16,7 +16,7 @@ use std::arch::x86_64::*;
 
 use quern_tensor_io::layout::{FP4, IQ4NL, MXFP4, NF4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, U32};
 
-use super::{AHEAD, avx2, load32, look_up, pairs, total};
+use super::{avx2, load32, look_up, pairs, prefetch, total};
 use crate::activations::Row;
 use crate::block::tables;
 
@@ -298,10 +298,7 @@ macro_rules! rows {
                 for (weights, eights) in [(first, whole), (std::slice::from_ref(&last), rest)] {
                     for (weights, x) in weights.iter().zip(eights) {
                         let b = weights.as_ptr().cast::<$block>();
-                        for line in (0..if BYTES < 32 { 8 * BYTES } else { 0 }).step_by(64) {
-                            let ahead = b.wrapping_byte_add(AHEAD + line);
-                            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                        }
+                        prefetch(b.cast(), 8 * BYTES, 256);
                         // SAFETY: eight blocks, which have no alignment.
                         let (scale, stored) = unsafe { $scales(b) };
                         // SAFETY: eight numbers each.
