@@ -82,8 +82,8 @@ pub(crate) fn quantize_row(
         let n = x.len();
         assert!(n.is_multiple_of(group.len()) && codes.len() == n);
         assert!(d.len() == n / group.len() && sums.len() == n / 16);
-        // SAFETY: the CPU has the level, lengths are checked.
         return match level.here() {
+            // SAFETY: the CPU has the level, lengths are checked.
             Level::Avx512Vnni => unsafe { avx512(group.len(), x, codes, d, sums) },
             // SAFETY: as above.
             _ => unsafe { avx2(group.len(), x, codes, d, sums) },

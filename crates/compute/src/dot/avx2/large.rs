@@ -218,7 +218,7 @@ avx2! {
     /// The scales of group `G`, times products in pairs.
     #[inline]
     fn scaled<const G: usize>(products: __m256i, scales: &Scales) -> __m256i {
-        let pick = _mm256_set1_epi16(const { (2 * G | (2 * G + 1) << 8) as i16 });
+        let pick = _mm256_set1_epi16(const { ((2 * G) | ((2 * G + 1) << 8)) as i16 });
         _mm256_madd_epi16(products, _mm256_shuffle_epi8(scales.by_group, pick))
     }
 }
