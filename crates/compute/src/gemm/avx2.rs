@@ -2,8 +2,8 @@
 //!
 //! `vpmaddubsw` multiplies 32 bytes and adds them up in pairs, in 16 bits. The sums of several steps fit those if codes
 //! are small ([`Form::largest`]): of four bits, those of 8 steps do (16 products of at most 15 * 127), so that
-//! `vpmaddwd`, which widens them, and the addition in 32 bits are needed once for a sub-block of 32 values. Sums
-//! of codes above 128 saturate even alone, so these codes are widened and multiplied by `vpmaddwd`. (Signed values, with
+//! `vpmaddwd`, which widens them, and the addition in 32 bits are needed once for a sub-block of 32 values. Of codes
+//! above 128 not even two products fit, so these codes are widened and multiplied by `vpmaddwd`. (Signed values, with
 //! `vpsignb` to move their signs to the activations, took longer: on Zen 4 that shares the multipliers' ports.)
 //!
 //! A register is 8 weight rows, 4 values each. 16 sums would fill all registers, so 8 are kept, and the float
