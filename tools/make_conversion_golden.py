@@ -41,7 +41,7 @@ F32 = {"llama", "mixtral"}
 PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "qwen2", "qwen2_vl": "qwen2",
        "qwen2_5_vl": "qwen2", "qwen3_vl": "qwen2", "qwen3_vl_moe": "qwen2", "qwen3_5": "qwen35", "qwen3_5_moe": "qwen35",
        "qwen3_next": "qwen2",
-       "lfm2": "llama-bpe", "lfm2_moe": "llama-bpe", "nemotron_h": "llama-bpe", "nemotron_h_moe": "llama-bpe", "phi": "phi-2",
+       "lfm2": "llama-bpe", "lfm2_moe": "llama-bpe", "nemotron_h": "llama-bpe", "nemotron_h_moe": "llama-bpe", "nemotron_h_super": "llama-bpe", "phi": "phi-2",
        "gpt2": "gpt-2", "gpt_neox": "olmo", "gpt_neox-sequential": "olmo", "starcoder2": "starcoder",
        "stablelm": "stablelm2", "stablelm-parallel": "stablelm2", "falcon": "falcon", "falcon-7b": "falcon",
        # Seed-OSS has the tokenizer of Seed-Coder
@@ -50,7 +50,7 @@ PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "
        "smollm3": "llama-bpe", "granite": "refact", "olmo2": "dbrx", "olmo3": "dbrx",
        "gpt_oss": "gpt-4o", "arcee": "llama-bpe", "exaone4": "exaone4", "olmoe": "olmo", "cohere2": "command-r",
        "qwen2_moe": "qwen2", "dots1": "qwen2", "glm4_moe": "glm4", "minimax_m2": "minimax-m2",
-       "llama4": "llama4", "granitemoe": "refact", "granitemoeshared": "refact", "granitehybrid": "dbrx", "granitehybrid_moe": "dbrx", "mamba2": "olmo", "falcon_h1": "llama-bpe", "youtu": "llama-bpe",
+       "llama4": "llama4", "granitemoe": "refact", "granitemoeshared": "refact", "granitehybrid": "dbrx", "granitehybrid-rope": "refact", "granitehybrid_moe": "dbrx", "mamba2": "olmo", "falcon_h1": "llama-bpe", "youtu": "llama-bpe",
        "deepseek_v2": "deepseek-llm", "deepseek_v3": "deepseek-v3", "glm4_moe_lite": "glm4",
        "glm4": "glm4", "glm": "glm4", "cohere": "command-r",
        "hunyuan": "hunyuan-dense", "hunyuan_moe": "hunyuan", "apertus": "llama-bpe",

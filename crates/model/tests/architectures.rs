@@ -224,6 +224,11 @@ fn there_and_back_is_the_same_model() {
         write_gguf(&view, &file);
         let made = Checkpoint::open(&file).unwrap();
         let back = View::hugging_face(&made, Packed::Refused).unwrap_or_else(|e| panic!("{folder}: {e}"));
+        if folder == "granitehybrid-rope" {
+            // GGUF knows it as a Granite, which it then is: `crates/convert/tests` compares the numbers.
+            assert_eq!(back.config().unwrap().architecture.hf_architectures, ["GraniteForCausalLM"]);
+            continue;
+        }
         let mut names: Vec<&str> = back.tensors().iter().map(|t| t.name.as_str()).collect();
         // Of a multimodal release the text model alone, under the names of a model by itself.
         let files = View::for_files(&checkpoint).unwrap();

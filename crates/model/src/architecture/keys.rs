@@ -60,6 +60,8 @@ pub enum Field {
     Experts,
     ExpertsUsed,
     ExpertFfn,
+    /// Width of what experts read and make, where it is not the residual stream's (Nemotron 3 Super).
+    ExpertLatent,
     /// The chosen experts' weights are made to sum to one.
     NormTopk,
     /// Positions that the convolution of a mixer with a state reads.
@@ -204,6 +206,8 @@ pub enum GgufKey {
     ExpertCount,
     ExpertUsedCount,
     ExpertFeedForwardLength,
+    /// `moe_latent_size`: the width of what experts read and make, where it is not the residual stream's.
+    MoeLatentSize,
     /// `expert_weights_norm`, only where it is off: llama.cpp takes it for on.
     ExpertWeightsNormOff,
     /// `expert_weights_norm`.
@@ -302,6 +306,8 @@ pub enum GgufKey {
     NoExperts,
     /// `rope.scaling.finetuned`, always false: nothing is rotated (Granite 4 hybrid).
     RopeNotFinetuned,
+    /// The same, always true (Granite 4 without Mamba-2).
+    RopeFinetuned,
     /// `feed_forward_length`, 0 in layers that are no network.
     FeedForwardLengthLayers,
     /// `attention.layer_norm_epsilon`, `rope.dimension_count` and `rope.scaling.finetuned`, which mean nothing in a model

@@ -68,13 +68,13 @@ pub use falcon::FALCON;
 pub use falcon_h1::FALCON_H1;
 pub use gemma::{GEMMA, GEMMA2, GEMMA3, VAULT_GEMMA};
 pub use gemma3n::GEMMA3N;
-pub use gemma4::GEMMA4;
+pub use gemma4::{GEMMA4, GEMMA4_MOE};
 pub use glm4::{CHATGLM, GLM4, GLM4V};
 pub use glm4_moe::{GLM4_MOE, SOLAR_OPEN};
 pub use gpt_neox::GPT_NEOX;
 pub use gpt_oss::GPT_OSS;
 pub use gpt2::GPT2;
-pub use granite::{GRANITE, HYPERCLOVA_X};
+pub use granite::{GRANITE, GRANITE_4, HYPERCLOVA_X};
 pub use granite_hybrid::{GRANITE_HYBRID, GRANITE_HYBRID_MOE};
 pub use granite_moe::GRANITE_MOE;
 pub use helium::HELIUM;
@@ -130,6 +130,7 @@ pub static ALL: &[&Architecture] = &[
     &GEMMA3,
     &GEMMA3N,
     &GEMMA4,
+    &GEMMA4_MOE,
     &PHI2,
     &PHI3,
     &OPT,
@@ -145,6 +146,7 @@ pub static ALL: &[&Architecture] = &[
     &GRANITE,
     &GRANITE_HYBRID,
     &GRANITE_HYBRID_MOE,
+    &GRANITE_4,
     &GRANITE_MOE,
     &LFM2,
     &LFM2_MOE,

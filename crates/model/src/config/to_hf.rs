@@ -174,6 +174,7 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::Experts => json!(experts?.count),
         Field::ExpertsUsed => json!(experts?.used),
         Field::ExpertFfn => json!(experts?.ffn_size),
+        Field::ExpertLatent => experts?.latent.map_or(Value::Null, |width| json!(width)),
         Field::NormTopk => json!(experts?.normalized),
         Field::QueryRank => config.latent?.query_rank.map_or(Value::Null, |rank| json!(rank)),
         Field::LatentRank => json!(config.latent?.rank),

@@ -232,6 +232,7 @@ fn model(config: &Config, out: &mut Metadata) {
             GgufKey::ExpertCount => mixture::write(Entry::Count, config, &mut set),
             GgufKey::ExpertUsedCount => mixture::write(Entry::Used, config, &mut set),
             GgufKey::ExpertFeedForwardLength => mixture::write(Entry::Width, config, &mut set),
+            GgufKey::MoeLatentSize => mixture::write(Entry::Latent, config, &mut set),
             GgufKey::ExpertWeightsNormOff => mixture::write(Entry::NormOff, config, &mut set),
             GgufKey::ExpertWeightsNorm => mixture::write(Entry::Norm, config, &mut set),
             GgufKey::ExpertWeightsNormOn => mixture::write(Entry::NormOn, config, &mut set),
@@ -348,6 +349,7 @@ fn model(config: &Config, out: &mut Metadata) {
                 set("expert_shared_feed_forward_length", size(config.ffn_size));
             }
             GgufKey::RopeNotFinetuned => set("rope.scaling.finetuned", Value::Bool(false)),
+            GgufKey::RopeFinetuned => set("rope.scaling.finetuned", Value::Bool(true)),
             GgufKey::NemotronH => {
                 set("attention.layer_norm_epsilon", Value::F32(config.norm_epsilon));
                 set("rope.dimension_count", size(config.hidden_size / config.heads.max(1)));

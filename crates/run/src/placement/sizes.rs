@@ -316,7 +316,10 @@ fn is_matrix(role: TensorRole) -> bool {
         R::PerLayerOutput,
         R::Router,
         R::ExpertsGate,
+        R::ExpertsIn,
+        R::ExpertsOut,
         R::ExpertsUp,
+        R::ExpertsGateUp,
         R::ExpertsDown,
         R::SharedGate,
         R::SharedUp,
@@ -384,7 +387,7 @@ fn size(
     let permutation = form.filter(|_| target.is_none()).and_then(|form| form.permutation);
     let order = permutation.map_or(0, |order| 4 * order.len() as u64);
     // Of a mixture's experts a token reads those it chooses: as many of them, all being of one size.
-    let experts = [TensorRole::ExpertsGate, TensorRole::ExpertsUp, TensorRole::ExpertsDown].contains(&role);
+    let experts = [R::ExpertsGate, R::ExpertsUp, R::ExpertsGateUp, R::ExpertsDown].contains(&role);
     let touched = match config.experts.filter(|_| experts) {
         Some(mixture) => match tensor.part {
             Some(expert) if expert < mixture.used => bytes,
@@ -426,7 +429,10 @@ fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
     let streams = if config.streams > 1 { config.stream_width() + 3 * config.hidden_size } else { 0 };
     let per_layer = streams + config.per_layer.map_or(0, |own| config.hidden_size + 2 * own.size);
     let own = per_layer + mixers + 3 * config.hidden_size + 2 * query + 2 * key + 3 * wide;
-    let experts = config.experts.map_or(0, |e| e.count + 2 * (wide + config.hidden_size));
+    // Beside a dense network two more vectors wait.
+    let waiting = if config.has_dense_beside() { 4 } else { 2 };
+    let latent = config.experts.and_then(|e| e.latent).unwrap_or(0);
+    let experts = config.experts.map_or(0, |e| e.count + 2 * (wide + latent) + waiting * config.hidden_size);
     let rest = own + 4 * (config.rope.dimensions / 2);
     let floats = rest + experts;
     // A GPU has the rows of all experts of a batch at once; memory for them grows by doubling.

@@ -16,7 +16,7 @@ use quern_compute::{Bytes, Matrix, Norm, Permutation, Scales, Vector};
 use quern_model::TensorRole;
 use quern_tensor_io::{Checkpoint, ElementType};
 
-pub(crate) use block::{Block, Expert, Experts, Ffn, PerLayer, SharedExpert, Streams, Widen};
+pub(crate) use block::{Block, Expert, Experts, ExpertsBeside, Ffn, PerLayer, SharedExpert, Streams, Widen};
 pub(crate) use mixers::{
     Attention, Beside, DeltaNet, DeltaProjections, HeadNorms, LatentAttention, Mamba2, Mixer, Network, Qkv,
     Queries, ShortConv, Shown, Up, convolved, state_sizes,
@@ -196,9 +196,9 @@ impl Weights {
             let all = block.linears().into_iter().map(|l| (expert(l), l.bytes()));
             let (experts, common): (Vec<_>, Vec<_>) = all.partition(|&(expert, _)| expert);
             let sum = |part: Vec<(bool, u64)>| part.into_iter().map(|(_, bytes)| bytes).sum::<u64>();
-            let (chosen, router) = match &block.ffn {
-                Ffn::Dense { .. } | Ffn::None => (0, 0),
-                Ffn::Experts(mixture) => {
+            let (chosen, router) = match block.mixture() {
+                None => (0, 0),
+                Some(mixture) => {
                     let count = mixture.experts.len().max(1) as u64;
                     // The one row that weights a shared expert counts with the vectors.
                     let router = mixture.router.bytes();
@@ -241,13 +241,10 @@ impl Weights {
         };
         let norm = |n: &Norm| (n.weight.len() + n.bias.as_ref().map_or(0, Vector::len)) as u64;
         let block = |b: &Block| {
-            let router = match &b.ffn {
-                Ffn::Experts(experts) => {
-                    let bias = experts.choice_bias.as_ref().map_or(0, |bias| bias.len() as u64);
-                    bias + experts.routers().map(linear).sum::<u64>()
-                }
-                Ffn::Dense { .. } | Ffn::None => 0,
-            };
+            let router = b.mixture().map_or(0, |experts| {
+                let bias = experts.choice_bias.as_ref().map_or(0, |bias| bias.len() as u64);
+                bias + experts.scales.len() as u64 + experts.routers().map(linear).sum::<u64>()
+            });
             let own = b.per_layer.as_ref().map_or(0, |own| linear(&own.context));
             let own = own
                 + b.streams.as_ref().map_or(0, |s| {

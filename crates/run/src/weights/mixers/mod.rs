@@ -305,8 +305,8 @@ impl Mixer {
 pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
     let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let gates = if config.architecture.gated_attention { 3 * query + 2 * key } else { 0 };
-    let Some(states) = &config.states else { return (0, gates) };
-    let (state, scratch) = match &states.mixer {
+    let Some(mixer) = config.state_mixer() else { return (0, gates) };
+    let (state, scratch) = match mixer {
         StateMixer::DeltaNet(net) => {
             let shape = delta_net::shape_of(net);
             let made = shape.state() / shape.key_dim.max(1);
@@ -325,13 +325,13 @@ pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
             (conv_state(scan.width(), mamba.taps) + scan.states(), 2 * parts + scan.inner() + made + result)
         }
     };
-    let layers = states.layers.iter().filter(|&&state| state).count();
+    let layers = (0..config.layers).filter(|&layer| config.has_state(layer)).count();
     (layers * state, scratch.max(gates))
 }
 
 /// Numbers for each token that a GPU has of convolved inputs, and of what projections compute in another order.
 pub(crate) fn convolved(config: &Config) -> usize {
-    match config.states.as_ref().map(|states| &states.mixer) {
+    match config.state_mixer() {
         Some(StateMixer::DeltaNet(net)) => {
             let shape = delta_net::shape_of(net);
             2 * shape.width() + shape.values() + 2 * shape.value_heads
