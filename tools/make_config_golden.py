@@ -31,7 +31,7 @@ CLASSES = {
     "qwen3_moe": "Qwen3Moe", "gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3", "phi": "Phi",
     "phi3": "Phi3", "opt": "OPT", "gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoX", "starcoder2": "Starcoder2",
     "stablelm": "StableLm", "falcon": "Falcon", "seed_oss": "SeedOss",
-    "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
+    "smollm3": "SmolLM3", "granite": "Granite", "olmo": "Olmo", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
     "exaone4": "Exaone4", "cohere2": "Cohere2", "gpt_oss": "GptOss", "ernie4_5": "Ernie4_5", "lfm2": "Lfm2",
     "qwen3_5_text": "Qwen3_5Text", "qwen3_5_moe_text": "Qwen3_5MoeText", "youtu": "Youtu",
     "deepseek_v2": "DeepseekV2", "deepseek_v3": "DeepseekV3", "glm4_moe_lite": "Glm4MoeLite", "minicpm3": "MiniCPM3",

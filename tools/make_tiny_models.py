@@ -328,6 +328,10 @@ MODELS = {
                           "sliding_window": 12, "logit_scale": 0.3} | rope(50000.0)),
     "ernie4_5": ("Ernie4_5", "ernie", {"old": True}, GQA | {"head_dim": 16, "tie_word_embeddings": True} | rope(500000.0)),
     # llama.cpp's converter writes this epsilon whatever config.json says
+    # layer norms without weights; queries, keys and values are limited
+    "olmo": ("Olmo", "gpt_neox", {"old": True, "vocab": 3} | BRIEF,
+             {k: v for k, v in GQA.items() if k != "rms_norm_eps"} | TEXT_END | {"intermediate_size": 48, "clip_qkv": 0.9, "tie_word_embeddings": True}
+             | rope(50000.0)),
     "olmoe": ("Olmoe", "gpt_neox", {"vocab": 2},
               GQA | TEXT_END | {"intermediate_size": 48, "rms_norm_eps": 1e-5, "num_experts": 4, "num_experts_per_tok": 3}
               | rope(30000.0)),
@@ -427,9 +431,9 @@ MODELS = {
                       GRANITE_HYBRID | {"num_local_experts": 0, "num_experts_per_tok": 0, "intermediate_size": 48,
                                         "shared_intermediate_size": 48}),
     # attention with positions in all layers, in the same class
-    "granitehybrid-rope": ("GraniteMoeHybrid", "granite", {"old": True, "vocab": 3, "dtype": torch.bfloat16, "tokenizer": {"merges": 24}}
+    "granitehybrid-rope": ("GraniteMoeHybrid", "olmo2", {"old": True, "vocab": 3, "dtype": torch.bfloat16, "tokenizer": {"merges": 24}}
                            | SHORTEST,
-                           GRANITE_HYBRID | GRANITE | {"num_local_experts": 0, "num_experts_per_tok": 0, "intermediate_size": 48,
+                           GRANITE_HYBRID | {"num_local_experts": 0, "num_experts_per_tok": 0, "intermediate_size": 48,
                                                        "shared_intermediate_size": 48, "position_embedding_type": "rope",
                                                        "layer_types": ["full_attention"] * 2} | rope(50000.0)),
     # the same with experts, all of a layer in one tensor, and one that all tokens use
@@ -468,7 +472,7 @@ MODELS = {
                        | SHORTEST,
                        NEMOTRON_MOE),
     # the same with experts in a narrower space
-    "nemotron_h_super": ("NemotronH", "llama3", {"old": True, "vocab": 6, "dtype": torch.bfloat16, "tokenizer": {"merges": 24}}
+    "nemotron_h_super": ("NemotronH", "llama3", {"old": True, "vocab": 10, "dtype": torch.bfloat16, "tokenizer": {"merges": 24}}
                          | SHORTEST, NEMOTRON_MOE | {"moe_latent_size": 16, "n_routed_experts": 4, "ssm_state_size": 4, "head_dim": 8, "intermediate_size": 32,
                                                      "moe_shared_expert_intermediate_size": 32}),
     "glm4": ("Glm4", "glm4", BRIEF | {"vocab": 3},

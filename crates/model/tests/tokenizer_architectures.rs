@@ -191,6 +191,7 @@ fn metadata_survives_the_way_to_a_folder_and_back() {
                 "stablelm-parallel",
                 "granite",
                 "granitehybrid",
+                "granitehybrid-rope",
                 "granitehybrid_moe",
                 "granitemoe",
                 "granitemoeshared",

@@ -376,6 +376,9 @@ fn beyond_gpus(config: &Config) -> Option<String> {
     if config.has_dense_beside() {
         return Some("GPUs do not compute experts beside a dense network".to_owned());
     }
+    if config.qkv_limit.is_some() {
+        return Some("GPUs do not cut off queries, keys and values".to_owned());
+    }
     if config.architecture.chunked {
         return Some("GPUs do not compute attention within parts of a text".to_owned());
     }

@@ -37,6 +37,8 @@ pub enum Field {
     NoFinalNorm,
     AttentionSoftcap,
     FinalSoftcap,
+    /// Queries, keys and values are cut off beyond this and its negative (OLMo).
+    QkvLimit,
     /// Attention is divided by the square root of this instead of the head's size.
     QueryScalar,
     /// Attention is divided by the square root of the head's size if true, not at all if false (GPT-2).
@@ -218,6 +220,8 @@ pub enum GgufKey {
     ExpertWeightsScale,
     /// The same, only where it is not 1.
     ExpertWeightsScaleUnlessOne,
+    /// `attention.clamp_kqv`: what queries, keys and values are cut off at, where they are.
+    ClampKqv,
     /// `expert_gating_func`: 1 for a softmax, 2 for sigmoids.
     ExpertGatingFunc,
     /// `expert_shared_count`: the shared expert's width as a number of experts.

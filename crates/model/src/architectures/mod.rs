@@ -38,6 +38,7 @@ mod minicpm3;
 mod minimax_m2;
 mod nemotron;
 mod nemotron_h;
+mod olmo;
 mod olmo2;
 mod olmoe;
 mod opt;
@@ -92,6 +93,7 @@ pub use minicpm3::MINICPM3;
 pub use minimax_m2::MINIMAX_M2;
 pub use nemotron::NEMOTRON;
 pub use nemotron_h::{NEMOTRON_H, NEMOTRON_H_MOE};
+pub use olmo::OLMO;
 pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::{FLEX_OLMO, OLMOE};
 pub use opt::OPT;
@@ -153,6 +155,7 @@ pub static ALL: &[&Architecture] = &[
     &MAMBA2,
     &NEMOTRON_H,
     &NEMOTRON_H_MOE,
+    &OLMO,
     &OLMO2,
     &OLMO3,
     &OLMOE,

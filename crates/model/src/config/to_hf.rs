@@ -150,6 +150,7 @@ fn field(config: &Config, field: Field) -> Option<Value> {
             scalar => shortest(scalar),
         },
         Field::ScaledAttention => json!(config.query_scalar != Some(1.0)),
+        Field::QkvLimit => config.qkv_limit.map_or(Value::Null, shortest),
         Field::ScaledByLayer => json!(config.scaled_by_layer),
         Field::AttentionMultiplier => shortest(config.attention_scale(0)),
         Field::EmbeddingMultiplier => shortest(config.embedding_multiplier),

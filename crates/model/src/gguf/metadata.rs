@@ -250,6 +250,11 @@ fn model(config: &Config, out: &mut Metadata) {
                 set("attention.key_length", size(config.head_dim));
                 set("attention.value_length", size(config.head_dim));
             }
+            GgufKey::ClampKqv => {
+                if let Some(limit) = config.qkv_limit {
+                    set("attention.clamp_kqv", Value::F32(limit));
+                }
+            }
             GgufKey::VocabSize => set("vocab_size", size(config.vocab_size)),
             GgufKey::UseParallelResidual => {
                 set("use_parallel_residual", Value::Bool(config.block == Block::Parallel));

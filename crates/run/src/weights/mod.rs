@@ -172,6 +172,8 @@ pub(crate) struct Weights {
     pub(crate) bytes_in_file: u64,
     /// Experts that a token chooses in each block.
     pub(crate) experts_used: usize,
+    /// Norms have no weights in the checkpoint.
+    pub(crate) plain_norms: bool,
 }
 
 impl Weights {
@@ -232,14 +234,17 @@ impl Weights {
         self.blocks.iter().any(|block| block.mixer.state() > 0)
     }
 
-    /// Numbers in all of them; a tied head counts once.
+    /// Numbers in all of them that the checkpoint has; a tied head counts once.
     pub(crate) fn parameters(&self) -> u64 {
         let matrix = |w: &Weight| (w.rows() * w.columns()) as u64;
         let linear = |l: &Linear| {
             let (weight, bias) = (&l.op.weight, l.op.bias.as_ref());
             (weight.rows() * weight.columns()) as u64 + bias.map_or(0, |b| b.len() as u64)
         };
-        let norm = |n: &Norm| (n.weight.len() + n.bias.as_ref().map_or(0, Vector::len)) as u64;
+        let norm = |n: &Norm| match self.plain_norms {
+            true => 0,
+            false => (n.weight.len() + n.bias.as_ref().map_or(0, Vector::len)) as u64,
+        };
         let block = |b: &Block| {
             let router = b.mixture().map_or(0, |experts| {
                 let bias = experts.choice_bias.as_ref().map_or(0, |bias| bias.len() as u64);

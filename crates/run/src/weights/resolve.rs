@@ -95,6 +95,7 @@ impl Weights {
             tied,
             bytes_in_file: lookup.bytes(),
             experts_used: config.experts.map_or(0, |e| e.used),
+            plain_norms: lookup.plain_norms(),
         };
         mover.head(&mut weights)?;
         work.head_done();
