@@ -137,7 +137,7 @@ VARIANTS = [
     ("nemotron_h", {"layer_norm_epsilon": "DEL", "mlp_hidden_act": "silu"}),
     ("nemotron_h", {"time_step_limit": [0.0, 0.01]}),
     ("nemotron_h_super", {"norm_topk_prob": False, "routed_scaling_factor": "DEL"}),
-    ("nemotron_h_super", {"num_experts_per_tok": 3, "n_group": 2, "topk_group": 1}),
+    ("nemotron_h_super", {"num_experts_per_tok": 2, "n_group": 2, "topk_group": 1}),
     ("granitehybrid-rope", {"rope_theta": "DEL", "rms_norm_eps": "DEL", "attention_multiplier": "DEL"}),
     ("granitehybrid-rope", {"position_embedding_type": "nope"}),
     ("granitehybrid-rope", {"position_embedding_type": "DEL"}),

@@ -288,6 +288,7 @@ impl Phases<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::weights::Ffn;
     use crate::{LinearGroup, LoadOptions, ObserverError};
 
     /// How many tokens each group saw, and the sum of their values.
