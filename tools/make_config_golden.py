@@ -31,7 +31,7 @@ CLASSES = {
     "qwen3_moe": "Qwen3Moe", "gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3", "phi": "Phi",
     "phi3": "Phi3", "opt": "OPT", "gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoX", "starcoder2": "Starcoder2",
     "stablelm": "StableLm", "falcon": "Falcon", "seed_oss": "SeedOss",
-    "smollm3": "SmolLM3", "granite": "Granite", "olmo": "Olmo", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
+    "smollm3": "SmolLM3", "granite": "Granite", "olmo": "Olmo", "afmoe": "Afmoe", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
     "exaone4": "Exaone4", "cohere2": "Cohere2", "gpt_oss": "GptOss", "ernie4_5": "Ernie4_5", "lfm2": "Lfm2",
     "qwen3_5_text": "Qwen3_5Text", "qwen3_5_moe_text": "Qwen3_5MoeText", "youtu": "Youtu",
     "deepseek_v2": "DeepseekV2", "deepseek_v3": "DeepseekV3", "glm4_moe_lite": "Glm4MoeLite", "minicpm3": "MiniCPM3",
@@ -70,7 +70,7 @@ def sizes(given):
     kind = config.model_type
     heads, hidden, layers = config.num_attention_heads, config.hidden_size, config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
-    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss", "cwm", "vaultgemma", "exaone_moe"):
+    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss", "cwm", "vaultgemma", "exaone_moe", "afmoe"):
         limited = [window is not None and t == "sliding_attention" for t in config.layer_types]
     elif kind == "llama4_text":
         window = config.attention_chunk_size
@@ -128,7 +128,7 @@ def rope(given):
 
 
 # What a family's configuration must say.
-REQUIRED = {"deepseek_v2": {"num_experts_per_tok": 6}, "granitemoehybrid": {"num_local_experts": 0}}
+REQUIRED = {"deepseek_v2": {"num_experts_per_tok": 6}, "granitemoehybrid": {"num_local_experts": 0}, "afmoe": {"mup_enabled": True}}
 
 SIZES = [{"model_type": kind} | REQUIRED.get(kind, {}) for kind in CLASSES] + [
     {"model_type": "llama", "num_key_value_heads": None, "head_dim": None},

@@ -328,6 +328,13 @@ MODELS = {
                           "sliding_window": 12, "logit_scale": 0.3} | rope(50000.0)),
     "ernie4_5": ("Ernie4_5", "ernie", {"old": True}, GQA | {"head_dim": 16, "tie_word_embeddings": True} | rope(500000.0)),
     # llama.cpp's converter writes this epsilon whatever config.json says
+    # one network, then mixtures, with a gate of what attention gathers; the last layer sees everything and does not rotate
+    "afmoe": ("Afmoe", "llama3", {"vocab": 2, "tokenizer": {"merges": 24}} | SHORTEST,
+              SILU | {"num_hidden_layers": 4, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+                      "sliding_window": 6, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+                      "num_shared_experts": 1, "num_dense_layers": 1, "route_scale": 1.7, "mup_enabled": True,
+                      "tie_word_embeddings": True, "bos_token_id": "<|begin_of_text|>", "eos_token_id": "<|end_of_text|>",
+                      "pad_token_id": "<|reserved_special_token_0|>"} | rope(50000.0)),
     # layer norms without weights; queries, keys and values are limited
     "olmo": ("Olmo", "gpt_neox", {"old": True, "vocab": 3} | BRIEF,
              {k: v for k, v in GQA.items() if k != "rms_norm_eps"} | TEXT_END | {"intermediate_size": 48, "clip_qkv": 0.9, "tie_word_embeddings": True}

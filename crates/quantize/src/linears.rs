@@ -52,7 +52,7 @@ fn of_role(role: TensorRole) -> Class {
         R::AttentionQkv | R::FfnGateUp | R::EmbeddingIn | R::EmbeddingOut => Class::Linear,
         R::AttentionQDown | R::AttentionQUp | R::AttentionKvDown | R::AttentionKvUp => Class::Linear,
         R::FfnGate | R::FfnUp | R::FfnDown | R::SharedGate | R::SharedUp | R::SharedDown => Class::Linear,
-        R::SharedGateUp | R::ExpertsIn | R::ExpertsOut => Class::Linear,
+        R::AttentionGate | R::SharedGateUp | R::ExpertsIn | R::ExpertsOut => Class::Linear,
         R::StateIn | R::DeltaQkv | R::DeltaGate | R::StateOut => Class::Linear,
         R::DeltaBeta | R::DeltaAlpha | R::DeltaBetaAlpha => Class::Linear,
         R::ExpertsGate | R::ExpertsUp | R::ExpertsGateUp | R::ExpertsDown => Class::Expert,

@@ -32,6 +32,8 @@ pub enum TensorRole {
     /// All three in one matrix.
     AttentionQkv,
     AttentionOutput,
+    /// From the block's input to the gates of what attention gathers (AFMoE).
+    AttentionGate,
     AttentionQBias,
     AttentionKBias,
     AttentionVBias,

@@ -1,5 +1,6 @@
 //! The architectures quern knows, one file each.
 
+mod afmoe;
 mod apertus;
 mod arcee;
 mod cohere;
@@ -55,6 +56,7 @@ mod stablelm;
 mod starcoder2;
 mod table;
 
+pub use afmoe::AFMOE;
 pub use apertus::APERTUS;
 pub use arcee::ARCEE;
 pub use cohere::COHERE;
@@ -194,6 +196,7 @@ pub static ALL: &[&Architecture] = &[
     &VAULT_GEMMA,
     &FLEX_OLMO,
     &EXAONE_MOE,
+    &AFMOE,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or

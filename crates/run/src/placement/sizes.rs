@@ -286,6 +286,7 @@ fn is_matrix(role: TensorRole) -> bool {
         R::AttentionV,
         R::AttentionQkv,
         R::AttentionOutput,
+        R::AttentionGate,
         R::StateIn,
         R::DeltaQkv,
         R::DeltaGate,

@@ -62,7 +62,14 @@ impl Phases<'_, '_> {
         let AttentionBuffers { q, k, v, qkv } = buffers;
         let input = mixer_input(model, block, x);
         let width = query + 2 * key;
-        let mut gates = None;
+        let (mut gates, scratch) = match &attention.gate {
+            Some(gate) => {
+                let (mut own, rest) = scratch.split_at(n * query);
+                self.linear([gate], input, Output::Store([own.reborrow()]))?;
+                (Some(own), rest)
+            }
+            None => (None, scratch),
+        };
         let mut heads = match &attention.qkv {
             Qkv::Separate { q: wq, k: wk, v: wv } if attention.gated => {
                 let together = target.remote.is_some() || self.executor.joins_heads();

@@ -116,7 +116,7 @@ impl Mixer {
     /// The layers that read the block's normed input, in the order of their outputs.
     pub(crate) fn inputs(&self) -> Vec<&Linear> {
         match self {
-            Self::Attention(attention) => attention.qkv.linears(),
+            Self::Attention(attention) => attention.inputs(),
             Self::Beside(both) => both.inputs(),
             Self::DeltaNet(net) => net.inputs(),
             Self::ShortConv(conv) => vec![&conv.input],
@@ -130,7 +130,7 @@ impl Mixer {
     /// The same, to be replaced.
     pub(crate) fn inputs_mut(&mut self) -> Vec<&mut Linear> {
         match self {
-            Self::Attention(attention) => attention.qkv.linears_mut(),
+            Self::Attention(attention) => attention.inputs_mut(),
             Self::Beside(both) => both.inputs_mut(),
             Self::DeltaNet(net) => net.inputs_mut(),
             Self::ShortConv(conv) => vec![&mut conv.input],
@@ -304,7 +304,12 @@ impl Mixer {
 /// by its configuration alone.
 pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
     let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-    let gates = if config.architecture.gated_attention { 3 * query + 2 * key } else { 0 };
+    let apart = config.architecture.tensors.iter().any(|t| t.role == TensorRole::AttentionGate);
+    let gates = match config.architecture.gated_attention {
+        true => 3 * query + 2 * key,
+        false if apart => query,
+        false => 0,
+    };
     let Some(mixer) = config.state_mixer() else { return (0, gates) };
     let (state, scratch) = match mixer {
         StateMixer::DeltaNet(net) => {
