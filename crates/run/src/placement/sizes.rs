@@ -9,7 +9,7 @@ use quern_tensor_io::{ElementType, Error as FileError};
 
 use crate::forward::cache_shape;
 use crate::load::LoadIn;
-use crate::weights::{convolved, state_sizes};
+use crate::weights::{convolved, plain_norms, state_sizes};
 use crate::{KvType, Result};
 
 /// Matrices and vectors begin at multiples of this on a GPU.
@@ -189,8 +189,23 @@ impl Sizes {
             };
             unit.and_then(|unit| sources.get_mut(unit)).into_iter().for_each(|sum| *sum += source);
         }
+        if plain_norms(config) {
+            sizes.add_plain_norms(config.hidden_size);
+        }
         sizes.largest_source = sources.into_iter().max().unwrap_or(0);
         Ok(sizes.with_cache(config, options.kv))
+    }
+
+    /// Adds norms that no tensor is for: two of each block, and that of the head.
+    fn add_plain_norms(&mut self, hidden: usize) {
+        let made = 4 * hidden as u64;
+        let norm = UnitSize { made, gpu: made.next_multiple_of(ALIGNMENT), ..UnitSize::default() };
+        for (index, unit) in self.units.iter_mut().rev().enumerate() {
+            unit.add(norm);
+            if index > 0 {
+                unit.add(norm);
+            }
+        }
     }
 
     /// The same with keys and values kept in another way.

@@ -314,9 +314,9 @@ impl<'v, 'a> Lookup<'v, 'a> {
         }
     }
 
-    /// Whether norms of the residual stream have no weights (OLMo).
+    /// As the function [`plain_norms`](super::plain_norms).
     pub fn plain_norms(&self) -> bool {
-        self.config.architecture.tensors.iter().all(|tensor| tensor.role != TensorRole::OutputNorm)
+        super::plain_norms(self.config)
     }
 
     /// A head that is the embedding.

@@ -13,7 +13,7 @@ mod upload;
 use std::sync::Arc;
 
 use quern_compute::{Bytes, Matrix, Norm, Permutation, Scales, Vector};
-use quern_model::TensorRole;
+use quern_model::{Config, TensorRole};
 use quern_tensor_io::{Checkpoint, ElementType};
 
 pub(crate) use block::{Block, Expert, Experts, ExpertsBeside, Ffn, PerLayer, SharedExpert, Streams, Widen};
@@ -148,6 +148,11 @@ pub(crate) struct PerLayerTable {
     pub(crate) embedding: Weight,
     /// Of what is made of the token's embedding, in each layer.
     pub(crate) norm: Norm,
+}
+
+/// Whether norms of the residual stream have no weights in a checkpoint (OLMo).
+pub(crate) fn plain_norms(config: &Config) -> bool {
+    config.architecture.tensors.iter().all(|tensor| tensor.role != TensorRole::OutputNorm)
 }
 
 /// All tensors of a model.
