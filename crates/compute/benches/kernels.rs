@@ -2,7 +2,8 @@
 //!
 //! `decode`: one activation row against 640 MB of weights (more than any cache): bytes per second, to be
 //! compared with `read`, which only adds the same bytes up. `prompt`: many rows against a 2048 x 5632
-//! matrix: items are multiply-adds per second. Both use every core the process may run on.
+//! matrix: items are multiply-adds per second. Both use every core the process may run on. `cached`: as `decode`, on
+//! one thread, with weights that stay in its second-level cache: what the instructions alone allow.
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
@@ -58,6 +59,20 @@ fn decode(bencher: Bencher, name: &str) {
     let data = sample_weights(element_type, rows * row_bytes);
     let matrix = Matrix::new(element_type, rows, COLUMNS, &data).expect("a matrix");
     let (pool, mut scratch, x) = (pool(), Scratch::new(), activations(1));
+    let mut y = vec![0f32; rows];
+    bencher.counter(BytesCount::new(data.len())).bench_local(|| {
+        matmul(&pool, &mut scratch, &[matrix], &x, 1, &mut [&mut y]).expect("lengths fit");
+    });
+}
+
+#[divan::bench(args = TYPES, sample_count = 40, sample_size = 20)]
+fn cached(bencher: Bencher, name: &str) {
+    let element_type = ElementType::from_name(name).expect("a type");
+    let row_bytes = element_type.row_bytes(COLUMNS).expect("whole blocks");
+    let rows = (256 << 10) / row_bytes;
+    let data = sample_weights(element_type, rows * row_bytes);
+    let matrix = Matrix::new(element_type, rows, COLUMNS, &data).expect("a matrix");
+    let (pool, mut scratch, x) = (Pool::new(1), Scratch::new(), activations(1));
     let mut y = vec![0f32; rows];
     bencher.counter(BytesCount::new(data.len())).bench_local(|| {
         matmul(&pool, &mut scratch, &[matrix], &x, 1, &mut [&mut y]).expect("lengths fit");

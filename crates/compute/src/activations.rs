@@ -78,12 +78,16 @@ pub(crate) fn quantize_row(
     sums: &mut [i16],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if level.min(Level::best()) >= Level::Avx512Vnni {
+    if level.here() > Level::Scalar {
         let n = x.len();
         assert!(n.is_multiple_of(group.len()) && codes.len() == n);
         assert!(d.len() == n / group.len() && sums.len() == n / 16);
-        // SAFETY: the CPU has the level, lengths are checked.
-        return unsafe { avx512(group.len(), x, codes, d, sums) };
+        return match level.here() {
+            // SAFETY: the CPU has the level, lengths are checked.
+            Level::Avx512Vnni | Level::Amx => unsafe { avx512(group.len(), x, codes, d, sums) },
+            // SAFETY: as above.
+            _ => unsafe { avx2(group.len(), x, codes, d, sums) },
+        };
     }
     match group {
         Group::Of32 => dispatch(level, Quantize::<32> { x, codes, d, sums }),
@@ -125,6 +129,59 @@ impl<const GROUP: usize> Op for Quantize<'_, GROUP> {
                     total += i16::from(code);
                 }
                 *sum = total;
+            }
+        }
+    }
+}
+
+/// The same, bit for bit.
+///
+/// # Safety
+/// `x` and `codes` are whole groups, `d` one for each group, `sums` one for 16 values.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn avx2(group: usize, x: &[f32], codes: &mut [i8], d: &mut [f32], sums: &mut [i16]) {
+    use std::arch::x86_64::*;
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (g, d) in d.iter_mut().enumerate() {
+        // SAFETY: values of group g.
+        let at = |i: usize| unsafe { _mm256_loadu_ps(x.as_ptr().add(g * group + i)) };
+        let mut largest = [_mm256_setzero_ps(); 4];
+        for i in (0..group).step_by(32) {
+            for (k, largest) in largest.iter_mut().enumerate() {
+                let size = _mm256_andnot_ps(_mm256_set1_ps(-0.0), at(i + 8 * k));
+                // The first operand if that is a number, or else the second.
+                *largest = _mm256_max_ps(size, *largest);
+            }
+        }
+        let [a, b, c, e] = largest;
+        let x = _mm256_max_ps(_mm256_max_ps(a, b), _mm256_max_ps(c, e));
+        let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+        let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+        let largest = _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+        *d = largest / 127.0;
+        let inverse = _mm256_set1_ps(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+        for i in (0..group).step_by(32) {
+            // The low bytes: what is no number becomes 0.
+            let code = |k: usize| {
+                _mm256_and_si256(
+                    _mm256_cvtps_epi32(_mm256_mul_ps(at(i + 8 * k), inverse)),
+                    _mm256_set1_epi32(255),
+                )
+            };
+            let (low, high) = (_mm256_packus_epi32(code(0), code(1)), _mm256_packus_epi32(code(2), code(3)));
+            let all = _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+            // Sums of eight codes with 128 added.
+            let eights =
+                _mm256_sad_epu8(_mm256_xor_si256(all, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+            let both = _mm256_add_epi32(eights, _mm256_shuffle_epi32::<0b01_00_11_10>(eights));
+            let both = _mm256_sub_epi32(both, _mm256_set1_epi32(16 * 128));
+            // SAFETY: 32 codes of group g and their two sums.
+            unsafe {
+                let at = g * group + i;
+                _mm256_storeu_si256(codes.as_mut_ptr().add(at).cast(), all);
+                *sums.get_unchecked_mut(at / 16) = _mm256_extract_epi16::<0>(both) as i16;
+                *sums.get_unchecked_mut(at / 16 + 1) = _mm256_extract_epi16::<8>(both) as i16;
             }
         }
     }
@@ -181,12 +238,14 @@ mod tests {
         let mut x: Vec<f32> = (0..GROUP * 5).map(|i| ((i * 7919 % 1009) as f32 - 500.0) / 77.0).collect();
         x[..GROUP].fill(0.0);
         x[GROUP] = -9.0;
+        x[3 * GROUP + 5] = f32::NAN;
         for level in Level::available() {
             let mut a = Activations::default();
             a.resize(group, x.len(), 1);
             quantize_row(level, group, &x, &mut a.codes, &mut a.d, &mut a.sums);
             for (i, (&x, &code)) in x.iter().zip(&a.codes).enumerate() {
                 let d = a.d[i / GROUP];
+                let x = if x.is_nan() { 0.0 } else { x };
                 assert!((x - d * f32::from(code)).abs() <= d * 0.5001, "{level:?} {i}: {x} {d} {code}");
                 assert!(code >= -127);
             }

@@ -67,7 +67,8 @@ mod tests {
         };
         write("proc/self/status", &format!("Name:\tquern\nCpus_allowed_list:\t{allowed}\nThreads:\t1\n"));
         for cpu in 0..8 {
-            let siblings = if cpu < 4 { format!("{}-{}\n", cpu / 2 * 2, cpu / 2 * 2 + 1) } else { format!("{cpu}\n") };
+            let siblings =
+                if cpu < 4 { format!("{}-{}\n", cpu / 2 * 2, cpu / 2 * 2 + 1) } else { format!("{cpu}\n") };
             write(&format!("sys/devices/system/cpu/cpu{cpu}/topology/core_cpus_list"), &siblings);
         }
         if hybrid {

@@ -76,11 +76,11 @@ pub(crate) fn multiply_add_and_ask(level: Level, p: Product, ahead: Ahead) {
     assert!(p.a.len() >= (p.rows - 1) * p.a_stride + p.depth);
     assert!(p.c.len() >= (p.rows - 1) * p.c_stride + p.width);
     #[cfg(target_arch = "x86_64")]
-    match level.min(Level::best()) {
+    match level.here() {
         // SAFETY: the CPU has the level, lengths are checked above.
         Level::Avx512 | Level::Avx512Vnni | Level::Amx => return unsafe { avx512::multiply_add(p, ahead) },
         // SAFETY: as above.
-        Level::Avx2 => return unsafe { avx2::multiply_add(p, ahead) },
+        Level::Avx2 | Level::AvxVnni => return unsafe { avx2::multiply_add(p, ahead) },
         Level::Scalar => {}
     }
     // Only x86's kernels prefetch.
@@ -119,7 +119,6 @@ macro_rules! kernel {
             /// # Safety
             /// As above.
             #[target_feature(enable = $features)]
-            #[allow(unreachable_patterns)] // where `$rows` is 4
             unsafe fn asking<const LINES: usize>(p: Product, mut ahead: Ahead) {
                 let c = p.c.as_mut_ptr();
                 let mut j = 0;
@@ -138,6 +137,8 @@ macro_rules! kernel {
                             r += match (p.rows - r, vectors) {
                                 (2.., 4) => piece::<2, 4, LINES>(&p, c, (r, j), &mut ahead),
                                 (_, 4) => piece::<1, 4, LINES>(&p, c, (r, j), &mut ahead),
+                                // Two times four rows, not six and two, which would wait for themselves.
+                                (8, 2) if $rows == 6 => piece::<4, 2, LINES>(&p, c, (r, j), &mut ahead),
                                 ($rows.., 2) => piece::<$rows, 2, LINES>(&p, c, (r, j), &mut ahead),
                                 (4.., 2) => piece::<4, 2, LINES>(&p, c, (r, j), &mut ahead),
                                 (2.., 2) => piece::<2, 2, LINES>(&p, c, (r, j), &mut ahead),
@@ -205,7 +206,7 @@ macro_rules! kernel {
 
 kernel!(avx512, "avx2,fma,avx512f", __m512, 16 lanes, 8 rows,
     _mm512_loadu_ps, _mm512_storeu_ps, _mm512_set1_ps, _mm512_fmadd_ps);
-kernel!(avx2, "avx2,fma", __m256, 8 lanes, 4 rows,
+kernel!(avx2, "avx2,fma", __m256, 8 lanes, 6 rows,
     _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_fmadd_ps);
 
 struct Plain<'a>(Product<'a>);

@@ -83,7 +83,7 @@ pub(crate) fn widen_f16_rows(
             }
         }
     }
-    if level.min(Level::best()) == Level::Scalar {
+    if level.here() == Level::Scalar {
         for r in 0..rows {
             let (x, out) = (&x[r * stride..][..width], &mut out[r * out_stride..][..width]);
             x.iter().zip(out).for_each(|(x, out)| *out = f16_to_f32(x.to_bits()));
@@ -99,7 +99,7 @@ pub(crate) fn widen_f16_rows(
 /// If `out` is too short.
 pub(crate) fn widen_f16_sixteens(level: Level, x: &[f16], out: &mut [f32], out_stride: usize) {
     #[cfg(target_arch = "x86_64")]
-    if level.min(Level::best()) >= Level::Avx512 {
+    if level.here() >= Level::Avx512 {
         assert!(x.is_empty() || out.len() >= (x.len() / 16 - 1) * out_stride + 16, "widen_f16: lengths");
         // SAFETY: the CPU has the level, lengths are checked.
         return unsafe { sixteens(x, out, out_stride) };
@@ -139,10 +139,12 @@ pub(crate) fn widen_f16_bytes(level: Level, x: &[u8], out: &mut [f32]) {
     }
     assert_eq!(x.len(), 2 * out.len(), "widen_f16: lengths");
     #[cfg(target_arch = "x86_64")]
-    let done = match level.min(Level::best()) {
+    let done = match level.here() {
         Level::Scalar => 0,
         // SAFETY: the CPU has F16C, lengths are checked.
-        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Amx => unsafe { f16c(x, out) },
+        Level::Avx2 | Level::AvxVnni | Level::Avx512 | Level::Avx512Vnni | Level::Amx => unsafe {
+            f16c(x, out)
+        },
     };
     #[cfg(not(target_arch = "x86_64"))]
     let done = 0;

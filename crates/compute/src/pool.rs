@@ -95,7 +95,7 @@ impl Pool {
                 builder.spawn(move || shared.work(i)).ok()
             })
             .collect();
-        Self { shared, workers, busy: AtomicBool::new(false), level: level.min(Level::best()) }
+        Self { shared, workers, busy: AtomicBool::new(false), level: level.here() }
     }
 
     /// Threads that take part, the caller included.

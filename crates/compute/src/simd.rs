@@ -33,13 +33,19 @@ use std::sync::OnceLock;
 
 pub mod lanes;
 
-/// A set of vector instructions; a higher one includes the lower ones.
+/// A set of vector instructions, the better the higher.
+///
+/// A processor need not have every level below its best: AVX-512 began without VNNI (Skylake-X), and those with
+/// VNNI for AVX-512 may have no AVX-VNNI (Ice Lake, Zen 4). So a level is never compared with [`Level::best`] to see
+/// whether its instructions exist; [`Level::here`] gives the level to use in its stead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Level {
     /// Plain Rust, whatever the baseline of the target allows (SSE2 on x86-64).
     Scalar,
     /// AVX2 with FMA, F16C and BMI2 (Haswell, Zen and later).
     Avx2,
+    /// The former with AVX-VNNI: byte products in registers of 32 bytes (Alder Lake and later clients, Zen 5).
+    AvxVnni,
     /// AVX-512 F, BW, CD, DQ, VL (Skylake-X).
     Avx512,
     /// The former with VNNI, VBMI and VBMI2 (Ice Lake, Zen 4 and later).
@@ -51,14 +57,15 @@ pub enum Level {
 
 impl Level {
     /// Every level, lowest first.
-    pub const ALL: [Level; 5] =
-        [Self::Scalar, Self::Avx2, Self::Avx512, Self::Avx512Vnni, Self::Amx];
+    pub const ALL: [Level; 6] =
+        [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512, Self::Avx512Vnni, Self::Amx];
 
     /// The name that `QUERN_SIMD` accepts.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avxvnni",
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512vnni",
             Self::Amx => "amx",
@@ -66,7 +73,7 @@ impl Level {
     }
 
     /// The level to use: the best the CPU has, or the one named by the environment variable
-    /// `QUERN_SIMD` if the CPU has it (an unknown name, or one above the CPU, changes nothing).
+    /// `QUERN_SIMD` (an unknown name changes nothing; for one that the CPU has not, see [`Level::here`]).
     /// Read once and kept.
     pub fn detect() -> Self {
         static LEVEL: OnceLock<Level> = OnceLock::new();
@@ -74,45 +81,65 @@ impl Level {
             let best = Self::best();
             let forced = std::env::var("QUERN_SIMD").ok();
             let forced = forced.and_then(|name| Self::ALL.into_iter().find(|l| l.name() == name));
-            forced.map_or(best, |level| level.min(best))
+            forced.map_or(best, Self::here)
         })
     }
 
     /// The best level this CPU has, whatever `QUERN_SIMD` says.
     pub fn best() -> Self {
-        static BEST: OnceLock<Level> = OnceLock::new();
-        *BEST.get_or_init(find)
+        Self::Amx.here()
+    }
+
+    /// This level where the CPU has it, or else the best below it that the CPU has.
+    #[inline]
+    pub fn here(self) -> Self {
+        static HERE: OnceLock<[Level; Level::ALL.len()]> = OnceLock::new();
+        HERE.get_or_init(|| {
+            let mut best = Self::Scalar;
+            Self::ALL.map(|level| {
+                if found(level) {
+                    best = level;
+                }
+                best
+            })
+        })[self as usize]
     }
 
     /// The levels this CPU has, lowest first: what a test should compare.
     pub fn available() -> impl Iterator<Item = Self> {
-        Self::ALL.into_iter().filter(|&l| l <= Self::best())
+        Self::ALL.into_iter().filter(|l| l.here() == *l)
     }
 }
 
+/// Whether the CPU has a level's instructions.
 #[cfg(target_arch = "x86_64")]
-fn find() -> Level {
+fn found(level: Level) -> bool {
     use std::arch::is_x86_feature_detected as has;
-    let avx2 = has!("avx2") && has!("fma") && has!("f16c") && has!("bmi1") && has!("bmi2");
-    let avx512 = avx2
-        && has!("avx512f")
-        && has!("avx512bw")
-        && has!("avx512cd")
-        && has!("avx512dq")
-        && has!("avx512vl");
-    let vnni = avx512 && has!("avx512vnni") && has!("avx512vbmi") && has!("avx512vbmi2");
-    match (avx2, avx512, vnni) {
-        (_, _, true) if crate::gemm::amx::available() => Level::Amx,
-        (_, _, true) => Level::Avx512Vnni,
-        (_, true, _) => Level::Avx512,
-        (true, ..) => Level::Avx2,
-        _ => Level::Scalar,
+    let avx2 = || has!("avx2") && has!("fma") && has!("f16c") && has!("bmi1") && has!("bmi2");
+    let avx512 = || {
+        avx2()
+            && has!("avx512f")
+            && has!("avx512bw")
+            && has!("avx512cd")
+            && has!("avx512dq")
+            && has!("avx512vl")
+    };
+    let vnni = || avx512() && has!("avx512vnni") && has!("avx512vbmi") && has!("avx512vbmi2");
+    match level {
+        Level::Scalar => true,
+        Level::Avx2 => avx2(),
+        // Tests run its kernels with the same instructions of AVX-512, where a CPU has only those.
+        Level::AvxVnni => avx2() && has!("avxvnni") || cfg!(test) && vnni(),
+        Level::Avx512 => avx512(),
+        Level::Avx512Vnni => vnni(),
+        Level::Amx => vnni() && crate::gemm::amx::available(),
     }
 }
 
+/// Whether the CPU has a level's instructions.
 #[cfg(not(target_arch = "x86_64"))]
-fn find() -> Level {
-    Level::Scalar
+fn found(level: Level) -> bool {
+    level == Level::Scalar
 }
 
 /// A computation compiled once per [`Level`]: implement [`Op::call`] with `#[inline(always)]`.
@@ -126,16 +153,16 @@ pub trait Op {
 /// Runs `op` compiled for `level`, or for the CPU's best level if that is lower.
 #[inline]
 pub fn dispatch<O: Op>(level: Level, op: O) -> O::Output {
-    match level.min(Level::best()) {
+    match level.here() {
         Level::Scalar => op.call(),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` is at most what the CPU was found to have.
-        Level::Avx2 => unsafe { x86::avx2(op) },
+        Level::Avx2 | Level::AvxVnni => unsafe { x86::avx2(op) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Level::Avx512 | Level::Avx512Vnni | Level::Amx => unsafe { x86::avx512(op) },
         #[cfg(not(target_arch = "x86_64"))]
-        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Amx => op.call(),
+        Level::Avx2 | Level::AvxVnni | Level::Avx512 | Level::Avx512Vnni | Level::Amx => op.call(),
     }
 }
 
@@ -187,7 +214,9 @@ mod tests {
     #[test]
     fn levels_are_ordered_and_named() {
         assert!(Level::ALL.is_sorted());
+        assert!(Level::ALL.iter().enumerate().all(|(i, level)| *level as usize == i));
         assert!(Level::detect() <= Level::best());
+        assert!(Level::ALL.iter().all(|level| level.here() <= *level && level.here().here() == level.here()));
         assert_eq!(Level::available().next(), Some(Level::Scalar));
         assert_eq!(Level::available().last(), Some(Level::best()));
     }

@@ -48,14 +48,14 @@ fn bench(bencher: Bencher, name: &str, encode: impl Fn(ElementType, &[f32], &[f3
         .bench_local(|| encode(element_type, black_box(&rows), black_box(&weights), black_box(&mut out)));
 }
 
-#[divan::bench(args = plain_types(), consts = [0, 1, 2], sample_count = 20, sample_size = 1)]
+#[divan::bench(args = plain_types(), consts = [0, 1, 3], sample_count = 20, sample_size = 1)]
 fn plain<const LEVEL: usize>(bencher: Bencher, name: &str) {
     bench(bencher, name, |t, rows, _, out| {
         encode_rows_at(Level::ALL[LEVEL], t, COLUMNS, rows, None, out).expect("it fits");
     });
 }
 
-#[divan::bench(args = TYPES, consts = [0, 1, 2], sample_count = 20, sample_size = 1)]
+#[divan::bench(args = TYPES, consts = [0, 1, 3], sample_count = 20, sample_size = 1)]
 fn with_importance<const LEVEL: usize>(bencher: Bencher, name: &str) {
     bench(bencher, name, |t, rows, weights, out| {
         encode_rows_at(Level::ALL[LEVEL], t, COLUMNS, rows, Some(weights), out).expect("it fits");

@@ -53,6 +53,6 @@ pub use observer::{LinearGroup, LinearInfo, Observer, ObserverError};
 pub use perplexity::{Divergence, PerplexityOptions, PerplexityReport, perplexity, perplexity_of_tokens};
 pub use placement::MemoryPlan;
 pub use probe::{Effect, Probe, probe_memory};
-pub use quern_compute::KvType;
+pub use quern_compute::{KvType, default_threads};
 pub use sampling::{DryOptions, Mirostat, MirostatVersion, Sampler, SamplingOptions, Stage};
 pub use session::{Session, SessionOptions, Wanted};

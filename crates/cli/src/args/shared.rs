@@ -34,7 +34,7 @@ impl Threads {
     pub fn count(&self) -> usize {
         match self.threads {
             Some(n) => n.into(),
-            None => quern_compute::default_threads(),
+            None => quern_run::default_threads(),
         }
     }
 }

@@ -30,11 +30,11 @@ impl DecodeKeys<'_> {
         assert!(self.x.len() >= self.head_dim.div_ceil(BLOCK) * KEY_GROUP * BLOCK_BYTES);
         assert!(self.out.len() >= (self.head_dim - 1) * self.stride + KEY_GROUP);
         #[cfg(target_arch = "x86_64")]
-        match level.min(Level::best()) {
+        match level.here() {
             // SAFETY: the CPU has the level, lengths are checked.
             Level::Avx512 | Level::Avx512Vnni | Level::Amx => return unsafe { self.avx512() },
             // SAFETY: as above.
-            Level::Avx2 => return unsafe { self.avx2() },
+            Level::Avx2 | Level::AvxVnni => return unsafe { self.avx2() },
             Level::Scalar => {}
         }
         let _ = level;
@@ -110,11 +110,11 @@ impl Decode<'_> {
         assert!(*count == 0 || x.len() >= (count - 1) * x_stride + width.div_ceil(BLOCK) * BLOCK_BYTES);
         assert!(*count == 0 || out.len() >= (count - 1) * stride + width);
         #[cfg(target_arch = "x86_64")]
-        match level.min(Level::best()) {
+        match level.here() {
             // SAFETY: the CPU has the level, lengths are checked.
             Level::Avx512 | Level::Avx512Vnni | Level::Amx => return unsafe { self.avx512() },
             // SAFETY: as above.
-            Level::Avx2 => return unsafe { self.avx2() },
+            Level::Avx2 | Level::AvxVnni => return unsafe { self.avx2() },
             Level::Scalar => {}
         }
         let _ = level;

@@ -27,11 +27,11 @@ pub(super) fn online(level: Level, step: Online) {
     step.scores[..step.seen.start].fill(f32::NEG_INFINITY);
     step.scores[step.seen.end..].fill(f32::NEG_INFINITY);
     #[cfg(target_arch = "x86_64")]
-    match level.min(Level::best()) {
+    match level.here() {
         // SAFETY: the CPU has the level, lengths are checked above.
         Level::Avx512 | Level::Avx512Vnni | Level::Amx => return unsafe { avx512::online(step) },
         // SAFETY: as above.
-        Level::Avx2 => return unsafe { avx2::online(step) },
+        Level::Avx2 | Level::AvxVnni => return unsafe { avx2::online(step) },
         Level::Scalar => {}
     }
     dispatch(level, step);

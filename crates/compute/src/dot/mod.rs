@@ -118,9 +118,9 @@ type ScaledKernel = unsafe fn(weights: &[u8], x: &[f32], scales: &[f32], block: 
 pub(crate) fn rows(level: Level, element_type: ElementType, weights: &[u8], x: Row, y: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {
-        let kernel = match level.min(Level::best()) {
+        let kernel = match level.here() {
             Level::Avx512Vnni | Level::Amx => avx512::kernel(element_type),
-            Level::Avx512 | Level::Avx2 => avx2::kernel(element_type),
+            Level::Avx512 | Level::AvxVnni | Level::Avx2 => avx2::kernel(element_type),
             Level::Scalar => None,
         };
         if let Some(kernel) = kernel {
@@ -142,9 +142,9 @@ pub(crate) fn grid_codes(
     let both = blocks.into_iter().zip(codes);
     #[cfg(target_arch = "x86_64")]
     {
-        let unpack = match level.min(Level::best()) {
+        let unpack = match level.here() {
             Level::Avx512Vnni | Level::Amx => avx512::grid_codes(element_type),
-            Level::Avx512 | Level::Avx2 => avx2::grid_codes(element_type),
+            Level::Avx512 | Level::AvxVnni | Level::Avx2 => avx2::grid_codes(element_type),
             Level::Scalar => None,
         };
         if let Some(unpack) = unpack {
@@ -160,9 +160,9 @@ pub(crate) fn grid_codes(
 pub(crate) fn float_rows(level: Level, element_type: ElementType, weights: &[u8], x: &[f32], y: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     {
-        let kernel = match level.min(Level::best()) {
+        let kernel = match level.here() {
             Level::Avx512Vnni | Level::Amx => avx512::float_kernel(element_type),
-            Level::Avx512 | Level::Avx2 => avx2::float_kernel(element_type),
+            Level::Avx512 | Level::AvxVnni | Level::Avx2 => avx2::float_kernel(element_type),
             Level::Scalar => None,
         };
         if let Some(kernel) = kernel {
@@ -191,9 +191,9 @@ pub(crate) fn scaled_rows(
     let rows = (first..).zip(weights.chunks_exact(row_bytes.max(1)).zip(y));
     #[cfg(target_arch = "x86_64")]
     {
-        let kernel = match level.min(Level::best()) {
+        let kernel = match level.here() {
             Level::Avx512Vnni | Level::Amx => avx512::scaled_kernel(element_type),
-            Level::Avx512 | Level::Avx2 => avx2::scaled_kernel(element_type),
+            Level::Avx512 | Level::AvxVnni | Level::Avx2 => avx2::scaled_kernel(element_type),
             Level::Scalar => None,
         };
         if let Some(kernel) = kernel {

@@ -10,11 +10,13 @@ use crate::simd::Level;
 pub(super) struct Widened {
     rows: Vec<[f32; DEPTH]>,
     tile: Vec<f32>,
+    /// Weight rows side by side in the tile, 16 or 32.
+    width: usize,
 }
 
 impl Widened {
-    pub fn new() -> Self {
-        Self { rows: vec![[0.0; DEPTH]; TASK_ROWS], tile: vec![0.0; DEPTH * TASK_ROWS] }
+    pub fn new(width: usize) -> Self {
+        Self { rows: vec![[0.0; DEPTH]; TASK_ROWS], tile: vec![0.0; DEPTH * TASK_ROWS], width }
     }
 
     /// Reads `depth` columns from `start` on of rows `first ..` (the last row again where there are fewer).
@@ -32,36 +34,47 @@ impl Widened {
         }
         for half in 0..2 {
             let rows = std::array::from_fn(|r| &self.rows[16 * half + r][..depth]);
-            transpose::floats(level, &rows, &mut self.tile[16 * half..], TASK_ROWS);
+            let place = if self.width == TASK_ROWS { 16 * half } else { half * DEPTH * self.width };
+            transpose::floats(level, &rows, &mut self.tile[place..], self.width);
         }
-        self.tile[depth * TASK_ROWS..].fill(0.0);
     }
 
-    /// `[256][32]`; zero behind the columns that were read.
-    pub fn tile(&self) -> &[f32] {
-        &self.tile
+    /// `[depth][width]` for the rows from `first` on, a multiple of the width.
+    pub fn tile(&self, first: usize) -> &[f32] {
+        &self.tile[first * DEPTH..]
+    }
+
+    /// As [`Widened::tile`] where all rows lie side by side: what lies behind `depth` columns becomes zero.
+    pub fn whole(&mut self, depth: usize) -> Option<&[[f32; TASK_ROWS]; DEPTH]> {
+        self.tile[depth * TASK_ROWS..].fill(0.0);
+        self.tile.as_chunks().0.first_chunk()
     }
 }
 
 /// Adds the product of weight rows `first..` with the `n` rows of `x` to `sums`, `[n][32]`.
 pub(super) fn multiply(level: Level, w: &Matrix, first: usize, x: &[f32], n: usize, sums: &mut [f32]) {
     let columns = w.columns();
-    let mut widened = Widened::new();
+    // With 8 lanes a product takes 16 columns at a time. Apart they use all sets of the first-level cache; side by side
+    // with others only every other one, from which activations then push them out.
+    let width = if level.here() >= Level::Avx512 { TASK_ROWS } else { TASK_ROWS / 2 };
+    let mut widened = Widened::new(width);
     for start in (0..columns).step_by(DEPTH) {
         let depth = DEPTH.min(columns - start);
         widened.fill(level, w, first, start, depth);
-        multiply_add(
-            level,
-            Product {
-                rows: n,
-                depth,
-                width: TASK_ROWS,
-                a: &x[start..],
-                a_stride: columns,
-                b: widened.tile(),
-                c: sums,
-                c_stride: TASK_ROWS,
-            },
-        );
+        for part in (0..TASK_ROWS).step_by(width) {
+            multiply_add(
+                level,
+                Product {
+                    rows: n,
+                    depth,
+                    width,
+                    a: &x[start..],
+                    a_stride: columns,
+                    b: widened.tile(part),
+                    c: &mut sums[part..],
+                    c_stride: TASK_ROWS,
+                },
+            );
+        }
     }
 }

@@ -97,31 +97,37 @@ pub(crate) struct Form {
     pub per32: bool,
     /// What a code of value 0 is.
     pub zero: i32,
+    /// The largest code.
+    pub largest: i32,
 }
 
 impl Form {
     /// The form of a block type.
     pub fn of(element_type: ElementType) -> Option<Form> {
         use ElementType as T;
-        let form = |sub, offset, per32, zero| Some(Form { sub, offset, per32, zero });
+        let form = |sub, offset, per32, zero, largest| Some(Form { sub, offset, per32, zero, largest });
         match element_type {
-            T::Q4_0 => form(32, 0, true, 8),
-            T::Q5_0 => form(32, 0, true, 16),
-            T::Q8_0 | T::IQ4NL | T::NF4 | T::FP4 => form(32, 0, true, 128),
-            T::MXFP4 => form(32, 0, true, 12),
-            T::Q4_1 | T::Q5_1 => form(32, 32, true, 0),
-            T::Q4K | T::Q5K => form(32, 32, false, 0),
-            T::IQ4XS => form(32, 0, false, 128),
-            T::Q6K => form(16, 0, false, 32),
+            T::Q4_0 => form(32, 0, true, 8, 15),
+            T::Q5_0 => form(32, 0, true, 16, 31),
+            T::Q8_0 | T::IQ4NL | T::NF4 | T::FP4 => form(32, 0, true, 128, 255),
+            T::MXFP4 => form(32, 0, true, 12, 24),
+            T::Q4_1 => form(32, 32, true, 0, 15),
+            T::Q5_1 => form(32, 32, true, 0, 31),
+            T::Q4K => form(32, 32, false, 0, 15),
+            T::Q5K => form(32, 32, false, 0, 31),
+            T::IQ4XS => form(32, 0, false, 128, 255),
+            T::Q6K => form(16, 0, false, 32, 63),
             // Codes times integer scales still fit a byte: one scale is left for the block.
-            T::Q2K => form(256, 16, false, 0),
-            T::Q3K => form(256, 0, false, unpack::Q3_ZERO),
-            T::TQ1_0 | T::TQ2_0 => form(256, 0, false, 1),
-            T::Q1_0 | T::Q2_0 => form(32, 0, true, 1),
-            T::NVFP4 => form(16, 0, true, 12),
+            T::Q2K => form(256, 16, false, 0, 3 * 15),
+            T::Q3K => form(256, 0, false, unpack::Q3_ZERO, unpack::Q3_ZERO + 4 * 32),
+            // A trit of 3 is in no file that an encoder has written.
+            T::TQ1_0 | T::TQ2_0 => form(256, 0, false, 1, 3),
+            T::Q1_0 => form(32, 0, true, 1, 2),
+            T::Q2_0 => form(32, 0, true, 1, 3),
+            T::NVFP4 => form(16, 0, true, 12, 24),
             block::grid_types!() => {
                 let grid = block::grid::constants(element_type)?;
-                form(grid.sub, 0, false, grid.zero)
+                form(grid.sub, 0, false, grid.zero, 2 * grid.zero)
             }
             block::no_block!() => None,
         }
@@ -235,9 +241,11 @@ fn zeros(sums: &mut Vec<f32>, count: usize) -> &mut [f32] {
 /// Adds tiles times pack to `sums` (`[8][32]`), at least for the first `used` columns.
 fn multiply(level: Level, form: Form, tiles: &[Tile; 2], pack: &Pack, used: usize, sums: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
-    match level.min(Level::best()) {
+    match level.here() {
         // SAFETY: the CPU has the level.
         Level::Avx512Vnni | Level::Amx => return unsafe { avx512::multiply(form, tiles, pack, used, sums) },
+        // SAFETY: as above.
+        Level::AvxVnni => return unsafe { avx2::multiply_vnni(form, tiles, pack, used, sums) },
         // SAFETY: as above.
         Level::Avx512 | Level::Avx2 => return unsafe { avx2::multiply(form, tiles, pack, used, sums) },
         Level::Scalar => {}

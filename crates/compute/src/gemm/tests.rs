@@ -44,6 +44,7 @@ fn tiles_hold_what_the_blocks_mean() {
                         let q = block.scale[j] * (i32::from(block.codes[i_in]) - block.zero);
                         let value = block.d * q as f32 - block.dmin * block.min[j] as f32;
                         let code = i32::from(expected.codes[i / 4][row].to_le_bytes()[i % 4]);
+                        assert!(code <= form.largest, "{element_type}: code {code}");
                         let mut ours = expected.scale[i / form.sub][row] * (code - form.zero) as f32;
                         if let Some(j) = i.checked_div(form.offset) {
                             ours += expected.offset[j][row];
@@ -135,7 +136,7 @@ fn integer_sums_are_exact_at_every_level() {
     for form in forms {
         let mut tiles = [Tile::ZERO; 2];
         for tile in &mut tiles {
-            let largest = if form.zero > 100 { 255 } else { 63 };
+            let largest = form.largest as u64;
             let codes = tile.codes.as_flattened_mut().iter_mut();
             codes.for_each(|c| {
                 *c = u32::from_le_bytes([(); 4].map(|()| (random.next() % (largest + 1)) as u8))

@@ -19,9 +19,14 @@ pub(super) fn words(
     assert!(rows.iter().all(|r| r.len() >= at + 4 * count));
     assert!(count == 0 || out.len() >= (count - 1) * stride + 16);
     #[cfg(target_arch = "x86_64")]
-    if level.min(Level::best()) >= Level::Avx512 {
+    match level.here() {
+        Level::Scalar => {}
         // SAFETY: the CPU has the level, lengths are checked above.
-        return unsafe { avx512(rows, at, count, out, stride) };
+        Level::Avx2 | Level::AvxVnni => return unsafe { avx2(rows, at, count, out, stride) },
+        // SAFETY: as above.
+        Level::Avx512 | Level::Avx512Vnni | Level::Amx => {
+            return unsafe { avx512(rows, at, count, out, stride) };
+        }
     }
     let _ = level;
     for (r, row) in rows.iter().enumerate() {
@@ -65,10 +70,43 @@ unsafe fn avx512(rows: &[&[u8]; 16], at: usize, count: usize, out: &mut [u32], s
     }
 }
 
+/// Four words of eight rows at a time: rows a and a + 4 share a register.
+///
+/// # Safety
+/// Every row has `at + 4 * count` bytes, `out` `(count - 1) * stride + 16` words.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn avx2(rows: &[&[u8]; 16], at: usize, count: usize, out: &mut [u32], stride: usize) {
+    use std::arch::x86_64::*;
+    for w in (0..count).step_by(4) {
+        for half in 0..2 {
+            // SAFETY: in bounds as the caller guarantees.
+            let load =
+                |r: usize| unsafe { _mm_loadu_si128(rows[8 * half + r].as_ptr().add(at + 4 * w).cast()) };
+            let two = |a: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(load(a)), load(a + 4));
+            let (a, b, c, d) = (two(0), two(1), two(2), two(3));
+            let (ab0, ab1) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let (cd0, cd1) = (_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+            let lanes = [
+                _mm256_unpacklo_epi64(ab0, cd0),
+                _mm256_unpackhi_epi64(ab0, cd0),
+                _mm256_unpacklo_epi64(ab1, cd1),
+                _mm256_unpackhi_epi64(ab1, cd1),
+            ];
+            for (i, lanes) in lanes.into_iter().enumerate() {
+                // SAFETY: in bounds as the caller guarantees.
+                unsafe {
+                    _mm256_storeu_si256(out.as_mut_ptr().add((w + i) * stride + 8 * half).cast(), lanes)
+                };
+            }
+        }
+    }
+}
+
 /// One word of each row at byte `at`; only `left` (2 or more) bytes belong to it, what is missing is 0.
 pub(super) fn heads(level: Level, rows: &[&[u8]; 16], at: usize, left: usize) -> [u32; 16] {
     #[cfg(target_arch = "x86_64")]
-    if left >= 4 && level.min(Level::best()) >= Level::Avx512 {
+    if left >= 4 && level.here() >= Level::Avx512 {
         assert!(rows.iter().all(|r| r.len() >= at + 4));
         // SAFETY: the CPU has the level, every row the 4 bytes.
         return unsafe { gather(rows, at) };
@@ -112,7 +150,7 @@ pub(crate) fn floats(level: Level, rows: &[&[f32]; 16], out: &mut [f32], stride:
     let len = rows[0].len();
     let mut done = 0;
     #[cfg(target_arch = "x86_64")]
-    if level.min(Level::best()) >= Level::Avx512 {
+    if level.here() > Level::Scalar {
         done = len / 4 * 4;
         words(level, &rows.map(as_bytes), 0, done, as_words(out), stride);
     }

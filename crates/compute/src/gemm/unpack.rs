@@ -170,7 +170,7 @@ fn look_up(level: Level, table: &[u8; 16], codes: &mut [Words; 64]) {
                 }
             }
         }
-        if level.min(Level::best()) >= Level::Avx2 {
+        if level.here() >= Level::Avx2 {
             // SAFETY: the CPU has AVX2.
             return unsafe { avx2(table, codes) };
         }

@@ -51,16 +51,16 @@ pub(super) trait VectorOp {
 
 /// Runs `op` with the vectors of `level`.
 pub(super) fn dispatch<O: VectorOp>(level: Level, op: O) {
-    match level.min(Level::best()) {
+    match level.here() {
         Level::Scalar => op.call(Portable),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the CPU has the level.
-        Level::Avx2 => unsafe { x86::avx2(op) },
+        Level::Avx2 | Level::AvxVnni => unsafe { x86::avx2(op) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Level::Avx512 | Level::Avx512Vnni | Level::Amx => unsafe { x86::avx512(op) },
         #[cfg(not(target_arch = "x86_64"))]
-        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Amx => op.call(Portable),
+        Level::Avx2 | Level::AvxVnni | Level::Avx512 | Level::Avx512Vnni | Level::Amx => op.call(Portable),
     }
 }
 

@@ -92,7 +92,7 @@ impl FloatRows {
 /// Cuts 256 values of a row of a block in three parts.
 fn cut_row(level: Level, values: &[f32; DEPTH], row: usize, block: &mut Block) {
     #[cfg(target_arch = "x86_64")]
-    if level.min(Level::best()) >= Level::Avx512 {
+    if level.here() >= Level::Avx512 {
         // SAFETY: the CPU has the level.
         return unsafe { x86::cut_row(values, row, block) };
     }
@@ -111,7 +111,7 @@ fn cut_row(level: Level, values: &[f32; DEPTH], row: usize, block: &mut Block) {
 /// Cuts a tile of `[256][32]` numbers into so many planes of its two halves.
 fn cut_tile(level: Level, tile: &[[f32; TASK_ROWS]; DEPTH], parts: usize, planes: &mut [Planes; 2]) {
     #[cfg(target_arch = "x86_64")]
-    if level.min(Level::best()) >= Level::Avx512 {
+    if level.here() >= Level::Avx512 {
         // SAFETY: the CPU has the level.
         return unsafe { x86::cut_tile(tile, parts, planes) };
     }
@@ -134,7 +134,7 @@ fn add(level: Level, exact: &FloatSums, sums: &mut [f32]) {
     let rows = sums.as_chunks_mut::<TASK_ROWS>().0;
     assert!(rows.len() <= 2 * BLOCK_ROWS);
     #[cfg(target_arch = "x86_64")]
-    if level.min(Level::best()) >= Level::Avx512 {
+    if level.here() >= Level::Avx512 {
         // SAFETY: the CPU has the level.
         return unsafe { x86::add(exact, rows) };
     }
@@ -223,14 +223,7 @@ mod x86 {
 ///
 /// # Safety
 /// Nobody else uses these rows of `y`.
-pub(crate) unsafe fn floats(
-    level: Level,
-    w: &Matrix,
-    first: usize,
-    rows: &FloatRows,
-    n: usize,
-    y: &Shared,
-) {
+pub(crate) unsafe fn floats(level: Level, w: &Matrix, first: usize, rows: &FloatRows, n: usize, y: &Shared) {
     let Some(unit) = Hardware::new(64) else { return };
     // SAFETY: guaranteed by the caller.
     unsafe { floats_on(&unit, level, w, first, rows, n, y) };
@@ -250,7 +243,7 @@ pub(super) unsafe fn floats_on<U: Unit>(
     y: &Shared,
 ) {
     let parts = parts(w);
-    let mut widened = Widened::new();
+    let mut widened = Widened::new(TASK_ROWS);
     let mut planes = vec![Planes([[[[0; 16]; 16]; STEPS]; 3]); 2];
     let Some(planes) = planes.first_chunk_mut::<2>() else { return };
     let mut exact = FloatSums([[[0.0; 16]; BLOCK_ROWS]; 4]);
@@ -259,7 +252,7 @@ pub(super) unsafe fn floats_on<U: Unit>(
     for depth in 0..w.columns().div_ceil(DEPTH) {
         let columns = DEPTH.min(w.columns() - depth * DEPTH);
         widened.fill(level, w, first, depth * DEPTH, columns);
-        let Some(tile) = widened.tile().as_chunks().0.first_chunk() else { return };
+        let Some(tile) = widened.whole(columns) else { return };
         cut_tile(level, tile, parts, planes);
         let b = [0, 1].map(|half: usize| planes[half].0.as_ptr().cast());
         let blocks = &rows.blocks[depth * rows.groups..][..rows.groups];

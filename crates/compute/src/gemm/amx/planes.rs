@@ -108,7 +108,7 @@ fn signed(level: Level, zero: i32, codes: &[Words; 64], out: &mut [Words; 64]) {
 fn split(level: Level, zero: i32, each: usize, tile: &Tile, low: &mut [Words; 64], high: &mut [Words; 64]) {
     assert!(each == 4 || each == 8);
     #[cfg(target_arch = "x86_64")]
-    if level.min(Level::best()) >= Level::Avx512 {
+    if level.here() >= Level::Avx512 {
         // SAFETY: the CPU has the level.
         return unsafe { split_avx512(zero, each, tile, low, high) };
     }

@@ -23,7 +23,7 @@ pub(super) fn of256(level: Level, weights: &[Planes; 2], block: &Block, exact: E
     let Exact { low, high, minima } = exact;
     assert!(low.len() == 2 && high.is_none_or(|h| h.len() == 2) && minima.is_none_or(|m| m.len() == 2));
     #[cfg(target_arch = "x86_64")]
-    if level.min(Level::best()) >= Level::Avx512 {
+    if level.here() >= Level::Avx512 {
         // SAFETY: the CPU has the level.
         return unsafe {
             match (high, minima) {
@@ -61,7 +61,7 @@ pub(super) fn of32(
     let rows = sums.as_chunks_mut::<TASK_ROWS>().0;
     assert!(blocks.len() <= 2 && rows.len() == blocks.len() * BLOCK_ROWS && j < 8);
     #[cfg(target_arch = "x86_64")]
-    if level.min(Level::best()) >= Level::Avx512 {
+    if level.here() >= Level::Avx512 {
         // SAFETY: the CPU has the level.
         return unsafe {
             match offsets {

@@ -267,8 +267,9 @@ fn products_of_floats_are_those_of_f32() {
 fn sums_are_taken_apart_exactly() {
     let columns = 256;
     for value in [-1.0f32, 1.0, 0.37, 0.0] {
-        let x: Vec<f32> =
-            (0..16 * columns).map(|i| if i % 19 == 0 { 1.0 } else { value * (i % 5) as f32 * 0.25 }).collect();
+        let x: Vec<f32> = (0..16 * columns)
+            .map(|i| if i % 19 == 0 { 1.0 } else { value * (i % 5) as f32 * 0.25 })
+            .collect();
         for level in fewer(&Level::available().collect::<Vec<_>>(), 1).iter().copied() {
             let (pool, mut rows) = (Pool::with_level(1, level), Rows::default());
             rows.fill(level, &pool, Group::Of256, &x, columns, 16);
@@ -287,93 +288,8 @@ fn sums_are_taken_apart_exactly() {
 
 #[test]
 fn which_products_the_unit_takes() {
-    assert!(takes(Level::Amx, ElementType::Q4K, 512) && takes(Level::Amx, ElementType::Q4_0, 16));
+    assert!(takes(Level::Amx, ElementType::Q4K, 512) && takes(Level::Amx, ElementType::Q2K, 16));
+    assert!(!takes(Level::Amx, ElementType::Q4_0, 512));
     assert!(!takes(Level::Amx, ElementType::Q4K, 3) && !takes(Level::Avx512Vnni, ElementType::Q4K, 512));
     assert!(!takes(Level::Amx, ElementType::F16, 512) && !takes(Level::Amx, ElementType::NVFP4, 512));
-}
-
-#[test]
-#[ignore = "prints times"]
-fn times() {
-    use super::planes::Planes;
-    use super::{scale, Sums};
-    use crate::gemm::{Tile, unpack};
-    let level = Level::best();
-    let mut random = Random::new(1);
-    let time = |name: &str, f: &mut dyn FnMut()| {
-        let mut best = f64::MAX;
-        for _ in 0..8 {
-            let t = std::time::Instant::now();
-            for _ in 0..4 {
-                f();
-            }
-            best = best.min(t.elapsed().as_secs_f64() / 4.0);
-        }
-        eprintln!("{name}: {:.0} ns", best * 1e9);
-    };
-    for element_type in [ElementType::Q4K, ElementType::Q4_0, ElementType::Q6K, ElementType::Q8_0, ElementType::Q2K] {
-        let form = Form::of(element_type).unwrap();
-        let kind = Kind::of(form).unwrap();
-        let data: Vec<u8> = (0..32).flat_map(|_| random_row(&mut random, element_type, 2048, false)).collect();
-        let w = Matrix::new(element_type, 32, 2048, &data).unwrap();
-        let mut raw = unpack::Raw::ZERO;
-        let mut tile = Tile::ZERO;
-        let mut planes = vec![[Planes::ZERO; 2]; 1];
-        time(&format!("{element_type} unpack"), &mut || unpack::tile(level, &w, 0, 1, &mut raw, &mut tile));
-        time(&format!("{element_type} planes"), &mut || planes[0][0].fill(level, form, kind, &tile));
-        let x: Vec<f32> = (0..32 * 2048).map(|_| random.float()).collect();
-        let (pool, mut rows) = (Pool::with_level(1, level), Rows::default());
-        time("rows fill 32x2048", &mut || rows.fill(level, &pool, Group::of(element_type), &x, 2048, 32));
-        let exact = vec![Sums::ZERO; 3];
-        let mut sums = vec![0f32; 32 * 32];
-        let blocks = rows.blocks(0);
-        match kind {
-            Kind::Of32 { .. } => time("of32", &mut || scale::of32(level, &planes[0], blocks, 1, &exact[0], false, &mut sums)),
-            _ => time("of256", &mut || {
-                let e = scale::Exact { low: &exact[0].0[..2], high: Some(&exact[0].0[2..]), minima: Some(&exact[1].0[..2]) };
-                scale::of256(level, &planes[0], &blocks[0], e, &mut sums[..512])
-            }),
-        }
-        let (form, n) = ((form, kind), 32);
-        if let Some(unit) = Hardware::new(kind.depth()) {
-            let mut y = vec![0f32; n * 32];
-            let shared = Shared::new(&mut y);
-            // SAFETY: nobody else uses y.
-            time("32 x 32 x 2048", &mut || unsafe { blocks_on(&unit, level, form, &w, (0, 1), &rows, n, &shared) });
-            let many: Vec<f32> = (0..512 * 2048).map(|_| random.float()).collect();
-            let mut y = vec![0f32; 512 * 32];
-            let shared = Shared::new(&mut y);
-            let mut rows = Rows::default();
-            rows.fill(level, &pool, Group::of(element_type), &many, 2048, 512);
-            let mut packed = Packed::default();
-            packed.fill(level, &pool, Group::of(element_type), &many, 2048, 512);
-            let mut best = [f64::MAX; 2];
-            for _ in 0..60 {
-                let t = std::time::Instant::now();
-                // SAFETY: nobody else uses y.
-                unsafe { blocks_on(&unit, level, form, &w, (0, 1), &rows, 512, &shared) };
-                best[0] = best[0].min(t.elapsed().as_secs_f64());
-                let t = std::time::Instant::now();
-                // SAFETY: nobody else uses y.
-                unsafe { gemm::blocks(level, &w, 0, 1, &packed, 512, &shared) };
-                best[1] = best[1].min(t.elapsed().as_secs_f64());
-            }
-            eprintln!("{element_type} 512 x 32 x 2048: unit {:.0} ns, vnni {:.0} ns", best[0] * 1e9, best[1] * 1e9);
-        }
-    }
-    for element_type in [ElementType::F16, ElementType::BF16] {
-        let data: Vec<u8> = (0..32).flat_map(|_| random_row(&mut random, element_type, 2048, false)).collect();
-        let w = Matrix::new(element_type, 32, 2048, &data).unwrap();
-        let many: Vec<f32> = (0..512 * 2048).map(|_| random.float()).collect();
-        let (pool, mut rows) = (Pool::with_level(1, level), FloatRows::default());
-        time("float rows 512 x 2048", &mut || rows.fill(level, &pool, &many, 2048, 512));
-        let mut y = vec![0f32; 512 * 32];
-        let shared = Shared::new(&mut y);
-        // SAFETY: nobody else uses y.
-        time(&format!("{element_type} 512 x 32 x 2048 f32"), &mut || unsafe { gemm::floats(level, &w, 0, &many, 512, &shared) });
-        if let Some(unit) = Hardware::new(64) {
-            // SAFETY: nobody else uses y.
-            time(&format!("{element_type} 512 x 32 x 2048"), &mut || unsafe { floats_on(&unit, level, &w, 0, &rows, 512, &shared) });
-        }
-    }
 }

@@ -227,16 +227,24 @@ impl Unit for Hardware {
         macro_rules! a {
             ($at:literal) => {
                 concat!(
-                    "tileloadd tmm4, [{a0} + {stride}*1 + ", $at, "]\n",
-                    "tileloadd tmm5, [{a1} + {stride}*1 + ", $at, "]"
+                    "tileloadd tmm4, [{a0} + {stride}*1 + ",
+                    $at,
+                    "]\n",
+                    "tileloadd tmm5, [{a1} + {stride}*1 + ",
+                    $at,
+                    "]"
                 )
             };
         }
         macro_rules! b {
             ($at:literal) => {
                 concat!(
-                    "tileloadd tmm6, [{b0} + {stride}*1 + ", $at, "]\n",
-                    "tileloadd tmm7, [{b1} + {stride}*1 + ", $at, "]"
+                    "tileloadd tmm6, [{b0} + {stride}*1 + ",
+                    $at,
+                    "]\n",
+                    "tileloadd tmm7, [{b1} + {stride}*1 + ",
+                    $at,
+                    "]"
                 )
             };
         }
@@ -248,14 +256,36 @@ impl Unit for Hardware {
         // SAFETY: as for `start`; the sums are four tiles.
         unsafe {
             match parts {
-                1 => product!(b!("0"), a!("16384"), multiply!(), a!("8192"), multiply!(), a!("0"), multiply!()),
+                1 => {
+                    product!(b!("0"), a!("16384"), multiply!(), a!("8192"), multiply!(), a!("0"), multiply!())
+                }
                 2 => product!(
-                    b!("0"), a!("16384"), multiply!(), a!("0"), multiply!(), a!("8192"), multiply!(),
-                    b!("8192"), multiply!(), a!("0"), multiply!()
+                    b!("0"),
+                    a!("16384"),
+                    multiply!(),
+                    a!("0"),
+                    multiply!(),
+                    a!("8192"),
+                    multiply!(),
+                    b!("8192"),
+                    multiply!(),
+                    a!("0"),
+                    multiply!()
                 ),
                 _ => product!(
-                    b!("0"), a!("16384"), multiply!(), a!("0"), multiply!(), a!("8192"), multiply!(),
-                    b!("8192"), multiply!(), a!("0"), multiply!(), b!("16384"), multiply!()
+                    b!("0"),
+                    a!("16384"),
+                    multiply!(),
+                    a!("0"),
+                    multiply!(),
+                    a!("8192"),
+                    multiply!(),
+                    b!("8192"),
+                    multiply!(),
+                    a!("0"),
+                    multiply!(),
+                    b!("16384"),
+                    multiply!()
                 ),
             }
         }

@@ -110,16 +110,16 @@ pub fn dispatch<O: LaneOp>(level: Level, op: O) -> O::Output {
 /// have a plain version of their own: lanes in plain Rust are slow to compile and several times the code.
 #[inline]
 pub fn dispatch_wide<O: LaneOp>(level: Level, op: O) -> Result<O::Output, O> {
-    match level.min(Level::best()) {
+    match level.here() {
         Level::Scalar => Err(op),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: `level` is at most what the CPU was found to have.
-        Level::Avx2 => Ok(unsafe { x86_avx2::run(op) }),
+        Level::Avx2 | Level::AvxVnni => Ok(unsafe { x86_avx2::run(op) }),
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Level::Avx512 | Level::Avx512Vnni | Level::Amx => Ok(unsafe { x86_avx512::run(op) }),
         #[cfg(not(target_arch = "x86_64"))]
-        Level::Avx2 | Level::Avx512 | Level::Avx512Vnni | Level::Amx => Err(op),
+        Level::Avx2 | Level::AvxVnni | Level::Avx512 | Level::Avx512Vnni | Level::Amx => Err(op),
     }
 }
 
