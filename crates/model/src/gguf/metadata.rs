@@ -156,8 +156,9 @@ fn model(config: &Config, out: &mut Metadata) {
             GgufKey::RopeScaling => {
                 let elsewhere = [GgufKey::YarnLogMultiplier, GgufKey::YarnScoreMultiplier];
                 let by_multiplier = elsewhere.iter().any(|key| config.architecture.gguf_keys.contains(key));
-                // gpt-oss's files say all constants of YaRN, the converter writes those that are said.
-                rope_scaling(&rope.scaling, by_multiplier, prefix == "gpt-oss", &mut set);
+                // Files of these say all constants of YaRN, and the converter writes those that are said.
+                let said = matches!(prefix, "gpt-oss" | "deepseek2" | "deepseek32");
+                rope_scaling(&rope.scaling, by_multiplier, said, &mut set);
             }
             GgufKey::RopeSections => {
                 if let Some(sections) = config.rope_sections {
