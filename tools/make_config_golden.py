@@ -31,7 +31,7 @@ CLASSES = {
     "qwen3_moe": "Qwen3Moe", "gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3", "phi": "Phi",
     "phi3": "Phi3", "opt": "OPT", "gpt2": "GPT2LMHeadModel", "gpt_neox": "GPTNeoX", "starcoder2": "Starcoder2",
     "stablelm": "StableLm", "falcon": "Falcon", "seed_oss": "SeedOss",
-    "smollm3": "SmolLM3", "granite": "Granite", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
+    "smollm3": "SmolLM3", "granite": "Granite", "olmo": "Olmo", "afmoe": "Afmoe", "olmo2": "Olmo2", "olmo3": "Olmo3", "olmoe": "Olmoe", "arcee": "Arcee",
     "exaone4": "Exaone4", "cohere2": "Cohere2", "gpt_oss": "GptOss", "ernie4_5": "Ernie4_5", "lfm2": "Lfm2",
     "qwen3_5_text": "Qwen3_5Text", "qwen3_5_moe_text": "Qwen3_5MoeText", "youtu": "Youtu",
     "deepseek_v2": "DeepseekV2", "deepseek_v3": "DeepseekV3", "glm4_moe_lite": "Glm4MoeLite", "minicpm3": "MiniCPM3",
@@ -71,7 +71,7 @@ def sizes(given):
     kind = config.model_type
     heads, hidden, layers = config.num_attention_heads, config.hidden_size, config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
-    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss", "cwm", "vaultgemma", "exaone_moe"):
+    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss", "cwm", "vaultgemma", "exaone_moe", "afmoe"):
         limited = [window is not None and t == "sliding_attention" for t in config.layer_types]
     elif kind == "llama4_text":
         window = config.attention_chunk_size
@@ -129,7 +129,7 @@ def rope(given):
 
 
 # What a family's configuration must say.
-REQUIRED = {"deepseek_v2": {"num_experts_per_tok": 6}, "granitemoehybrid": {"num_local_experts": 0}}
+REQUIRED = {"deepseek_v2": {"num_experts_per_tok": 6}, "granitemoehybrid": {"num_local_experts": 0}, "afmoe": {"mup_enabled": True}}
 
 SIZES = [{"model_type": kind} | REQUIRED.get(kind, {}) for kind in CLASSES] + [
     {"model_type": "llama", "num_key_value_heads": None, "head_dim": None},
@@ -162,6 +162,10 @@ SIZES = [{"model_type": kind} | REQUIRED.get(kind, {}) for kind in CLASSES] + [
     {"model_type": "lfm2", "intermediate_size": 1024, "block_auto_adjust_ff_dim": False},
     {"model_type": "qwen3_5_text", "partial_rotary_factor": 0.5, "num_hidden_layers": 2},
     {"model_type": "granitemoehybrid", "shared_intermediate_size": 512},
+    {"model_type": "granitemoehybrid", "shared_intermediate_size": 512, "num_local_experts": 0, "num_hidden_layers": 2,
+     "position_embedding_type": "rope", "layer_types": ["attention", "attention"]},
+    {"model_type": "granitemoehybrid", "shared_intermediate_size": 512, "num_local_experts": 6, "num_hidden_layers": 2,
+     "position_embedding_type": "rope", "layer_types": ["attention", "attention"]},
     {"model_type": "seed_oss", "num_key_value_heads": None, "head_dim": None, "hidden_size": 5120},
     {"model_type": "ministral", "layer_types": ["full_attention", "sliding_attention"] * 16},
     {"model_type": "cwm", "sliding_window": 128, "num_hidden_layers": 6},
@@ -234,6 +238,8 @@ ROPE = [small(kind, **REQUIRED.get(kind, {})) for kind in CLASSES if kind not in
     small("stablelm", partial_rotary_factor=0.5),
     small("gpt_neox", rotary_pct=0.5, rotary_emb_base=2e4, rope_theta=3e4, partial_rotary_factor=1.0),
     small("gpt_neox", rope_theta=3e4),
+    small("granitemoehybrid", num_local_experts=0, position_embedding_type="rope", layer_types=["attention"] * 2,
+          rope_theta=5e4, mamba_expand=2, mamba_n_heads=4),
     small("gpt_neox", rope_scaling={"type": "linear", "factor": 2.0}),
     small("falcon", rope_theta=3e4, rope_scaling={"type": "dynamic", "factor": 2.0}),
     small("gemma3_text", sliding_window_pattern=2, head_dim=16),

@@ -42,16 +42,16 @@ F32 = {"llama", "mixtral"}
 PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "qwen2", "qwen2_vl": "qwen2",
        "qwen2_5_vl": "qwen2", "qwen3_vl": "qwen2", "qwen3_vl_moe": "qwen2", "qwen3_5": "qwen35", "qwen3_5_moe": "qwen35",
        "qwen3_next": "qwen2",
-       "lfm2": "llama-bpe", "lfm2_moe": "llama-bpe", "nemotron_h": "llama-bpe", "nemotron_h_moe": "llama-bpe", "phi": "phi-2",
+       "lfm2": "llama-bpe", "lfm2_moe": "llama-bpe", "nemotron_h": "llama-bpe", "nemotron_h_moe": "llama-bpe", "nemotron_h_super": "llama-bpe", "phi": "phi-2",
        "gpt2": "gpt-2", "gpt_neox": "olmo", "gpt_neox-sequential": "olmo", "starcoder2": "starcoder",
        "stablelm": "stablelm2", "stablelm-parallel": "stablelm2", "falcon": "falcon", "falcon-7b": "falcon",
        # Seed-OSS has the tokenizer of Seed-Coder
        "seed_oss": "seed-coder", "seed_oss-biases": "seed-coder",
        # SmolLM3 has Llama 3's, Granite 3 that of Refact's code models, OLMo 2 that of DBRX
        "smollm3": "llama-bpe", "granite": "refact", "olmo2": "dbrx", "olmo3": "dbrx",
-       "gpt_oss": "gpt-4o", "arcee": "llama-bpe", "exaone4": "exaone4", "olmoe": "olmo", "cohere2": "command-r",
+       "gpt_oss": "gpt-4o", "arcee": "llama-bpe", "exaone4": "exaone4", "olmo": "olmo", "afmoe": "llama-bpe", "olmoe": "olmo", "cohere2": "command-r",
        "qwen2_moe": "qwen2", "dots1": "qwen2", "glm4_moe": "glm4", "minimax_m2": "minimax-m2",
-       "llama4": "llama4", "granitemoe": "refact", "granitemoeshared": "refact", "granitehybrid": "dbrx", "granitehybrid_moe": "dbrx", "mamba2": "olmo", "falcon_h1": "llama-bpe", "youtu": "llama-bpe",
+       "llama4": "llama4", "granitemoe": "refact", "granitemoeshared": "refact", "granitehybrid": "dbrx", "granitehybrid-rope": "dbrx", "granitehybrid_moe": "dbrx", "mamba2": "olmo", "falcon_h1": "llama-bpe", "youtu": "llama-bpe",
        "deepseek_v2": "deepseek-llm", "deepseek_v3": "deepseek-v3", "kimi_k2": "kimi-k2", "glm4_moe_lite": "glm4", "deepseek_v32": "deepseek-v3", "glm_moe_dsa": "glm4",
        "glm4": "glm4", "glm": "glm4", "cohere": "command-r",
        "hunyuan": "hunyuan-dense", "hunyuan_moe": "hunyuan", "apertus": "llama-bpe",
@@ -60,6 +60,7 @@ PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "
 # Keys the converter reads from config.json that transformers does not (or no longer) write.
 CONFIG = {
     # as published
+    "afmoe": {"route_norm": True},
     "cohere2": {"rotary_pct": 1.0},
     "dots1": {"scoring_func": "sigmoid"},
     "exaone_moe": {"scoring_func": "sigmoid"},

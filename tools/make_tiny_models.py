@@ -117,6 +117,14 @@ QWEN3_VIT = {"vision_config": {"depth": 2, "hidden_size": 8, "intermediate_size"
                                "out_hidden_size": 32, "num_position_embeddings": 4, "deepstack_visual_indexes": [0, 1]}}
 
 SHORTEST = {"prompts": ["It was a dark night"]}
+NEMOTRON_MOE = {"hidden_size": 32, "layers_block_type": ["linear_attention", "moe", "full_attention"],
+                "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48,
+                "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "conv_kernel": 4,
+                "max_position_embeddings": 256, "layer_norm_epsilon": 2e-3, "bos_token_id": "<|begin_of_text|>",
+                "n_routed_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1,
+                "topk_group": 1, "n_shared_experts": 1, "moe_shared_expert_intermediate_size": 48,
+                "norm_topk_prob": True, "routed_scaling_factor": 2.5,
+                "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"}
 MOE = {"tie_word_embeddings": True, "moe_intermediate_size": 32, "num_experts": 3, "num_experts_per_tok": 2}
 DEEPSEEK_MOE = {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 2,
                 "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7,
@@ -243,6 +251,12 @@ MODELS = {
                              "global_head_dim": 16, "num_global_key_value_heads": 1, "attention_k_eq_v": True, "sliding_window": 4,
                              "hidden_size_per_layer_input": 0, "num_kv_shared_layers": 0,
                              "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]}),
+    # as the mixture: experts beside the network of each block
+    "gemma4-moe": ("Gemma4", "gemma4", SHORTEST | {"tokenizer": {"size": 330, "model_file": False}},
+                   SILU | {"intermediate_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+                           "global_head_dim": 16, "num_global_key_value_heads": 1, "attention_k_eq_v": True, "sliding_window": 4,
+                           "hidden_size_per_layer_input": 0, "layer_types": ["sliding_attention", "full_attention"],
+                           "enable_moe_block": True, "num_experts": 3, "top_k_experts": 2, "moe_intermediate_size": 16}),
     # four residual streams, the last two layers with the keys and values of the two in front of them; the first network
     # has few active values
     "gemma3n": ("Gemma3n", "gemma", {"prompts": BRIEF["prompts"], "tokenizer": {"size": 330}},
@@ -324,6 +338,17 @@ MODELS = {
                           "sliding_window": 12, "logit_scale": 0.3} | rope(50000.0)),
     "ernie4_5": ("Ernie4_5", "ernie", {"old": True}, GQA | {"head_dim": 16, "tie_word_embeddings": True} | rope(500000.0)),
     # llama.cpp's converter writes this epsilon whatever config.json says
+    # one network, then mixtures, with a gate of what attention gathers; the last layer sees everything and does not rotate
+    "afmoe": ("Afmoe", "llama3", {"vocab": 2, "tokenizer": {"merges": 24}} | SHORTEST,
+              SILU | {"num_hidden_layers": 4, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+                      "sliding_window": 6, "num_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+                      "num_shared_experts": 1, "num_dense_layers": 1, "route_scale": 1.7, "mup_enabled": True,
+                      "tie_word_embeddings": True, "bos_token_id": "<|begin_of_text|>", "eos_token_id": "<|end_of_text|>",
+                      "pad_token_id": "<|reserved_special_token_0|>"} | rope(50000.0)),
+    # layer norms without weights; queries, keys and values are limited
+    "olmo": ("Olmo", "gpt_neox", {"old": True, "vocab": 3} | BRIEF,
+             {k: v for k, v in GQA.items() if k != "rms_norm_eps"} | TEXT_END | {"intermediate_size": 48, "clip_qkv": 0.9, "tie_word_embeddings": True}
+             | rope(50000.0)),
     "olmoe": ("Olmoe", "gpt_neox", {"vocab": 2},
               GQA | TEXT_END | {"intermediate_size": 48, "rms_norm_eps": 1e-5, "num_experts": 4, "num_experts_per_tok": 3}
               | rope(30000.0)),
@@ -446,6 +471,12 @@ MODELS = {
     "granitehybrid": ("GraniteMoeHybrid", "olmo2", {"old": True, "vocab": 10, "dtype": torch.bfloat16, "tokenizer": {"merges": 80}} | SHORTEST,
                       GRANITE_HYBRID | {"num_local_experts": 0, "num_experts_per_tok": 0, "intermediate_size": 48,
                                         "shared_intermediate_size": 48}),
+    # attention with positions in all layers, in the same class
+    "granitehybrid-rope": ("GraniteMoeHybrid", "olmo2", {"old": True, "vocab": 3, "dtype": torch.bfloat16, "tokenizer": {"merges": 24}}
+                           | SHORTEST,
+                           GRANITE_HYBRID | {"num_local_experts": 0, "num_experts_per_tok": 0, "intermediate_size": 48,
+                                                       "shared_intermediate_size": 48, "position_embedding_type": "rope",
+                                                       "layer_types": ["full_attention"] * 2} | rope(50000.0)),
     # the same with experts, all of a layer in one tensor, and one that all tokens use
     "granitehybrid_moe": ("GraniteMoeHybrid", "olmo2", {"old": True, "vocab": 6, "dtype": torch.bfloat16, "tokenizer": {"merges": 36}}
                           | SHORTEST,
@@ -480,14 +511,11 @@ MODELS = {
     # as nemotron_h, with mixtures in the network's place: experts without a gate, chosen by sigmoids and a bias
     "nemotron_h_moe": ("NemotronH", "llama3", {"old": True, "vocab": 6, "dtype": torch.bfloat16, "tokenizer": {"merges": 36}}
                        | SHORTEST,
-                       {"hidden_size": 32, "layers_block_type": ["linear_attention", "moe", "full_attention"],
-                        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 48,
-                        "ssm_state_size": 8, "mamba_num_heads": 8, "mamba_head_dim": 8, "n_groups": 2, "conv_kernel": 4,
-                        "max_position_embeddings": 256, "layer_norm_epsilon": 2e-3, "bos_token_id": "<|begin_of_text|>",
-                        "n_routed_experts": 3, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 1,
-                        "topk_group": 1, "n_shared_experts": 1, "moe_shared_expert_intermediate_size": 48,
-                        "norm_topk_prob": True, "routed_scaling_factor": 2.5,
-                        "eos_token_id": "<|end_of_text|>", "pad_token_id": "<|reserved_special_token_0|>"}),
+                       NEMOTRON_MOE),
+    # the same with experts in a narrower space
+    "nemotron_h_super": ("NemotronH", "llama3", {"old": True, "vocab": 10, "dtype": torch.bfloat16, "tokenizer": {"merges": 24}}
+                         | SHORTEST, NEMOTRON_MOE | {"moe_latent_size": 16, "n_routed_experts": 4, "ssm_state_size": 4, "head_dim": 8, "intermediate_size": 32,
+                                                     "moe_shared_expert_intermediate_size": 32}),
     "glm4": ("Glm4", "glm4", BRIEF | {"vocab": 3},
              GQA | GLM4 | {"intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True, "attention_bias": True, "partial_rotary_factor": 0.5} | rope(partial_rotary_factor=0.5)),
     "glm": ("Glm", "glm4", BRIEF | {"old": True, "vocab": 3, "eos_list": ["<|endoftext|>", "<|user|>", "<|observation|>"]},
@@ -672,7 +700,7 @@ def old_style(config):
     if config["model_type"] == "granitemoehybrid":
         # as published
         names = {"linear_attention": "mamba", "full_attention": "attention"}
-        config |= {"layer_types": [names[kind] for kind in kinds], "position_embedding_type": "nope"}
+        config |= {"layer_types": [names[kind] for kind in kinds], "position_embedding_type": config["position_embedding_type"] or "nope"}
         config.pop("time_step_limit")
     if config["model_type"] == "falcon" and config["multi_query"] and not config["new_decoder_architecture"]:
         # transformers writes the number of query heads, for one shared head; repositories leave it out

@@ -300,6 +300,10 @@ pub enum Dim {
     Experts,
     /// `expert_ffn_size`.
     ExpertFfn,
+    /// What an expert reads and makes: `experts.latent`, or `hidden_size`.
+    ExpertHidden,
+    /// Gate and up projection of an expert together: `2 * expert_ffn_size`.
+    ExpertGateUp,
     /// Queries, keys and values of a delta net.
     DeltaQkv,
     /// Values of a delta net: all its value heads.
@@ -429,6 +433,8 @@ pub enum Presence {
     DenseLayers,
     /// Layers that are mixtures of experts, of models where others may not be.
     SparseLayers,
+    /// Layers that are mixtures whose experts read something narrower than the residual stream.
+    ExpertLatent,
     /// Layers that are mixtures with a shared expert.
     SharedExpert,
     /// The same, whose result is multiplied with a gate.

@@ -124,7 +124,10 @@ fn metadata_is_what_llama_cpp_writes() {
             _ => &[],
         };
         assert_eq!(own, expected, "{}", name_of(folder));
-        let ours = ours.iter().filter(|(key, _)| !key.starts_with("quern."));
+        // The converter has it for Granite's own class alone; it means nothing for a byte-level tokenizer.
+        let of_granite =
+            |key: &str| name_of(folder) == "granitehybrid-rope" && key == "tokenizer.ggml.add_space_prefix";
+        let ours = ours.iter().filter(|(key, _)| !key.starts_with("quern.") && !of_granite(key));
         let ours: Vec<(&str, Json)> = ours.map(|(key, value)| (key, written(value))).collect();
         let keys = |all: &[&str]| all.join("\n");
         let our_keys: Vec<&str> = ours.iter().map(|(key, _)| *key).collect();
@@ -190,6 +193,7 @@ fn metadata_survives_the_way_to_a_folder_and_back() {
                 "stablelm-parallel",
                 "granite",
                 "granitehybrid",
+                "granitehybrid-rope",
                 "granitehybrid_moe",
                 "granitemoe",
                 "granitemoeshared",

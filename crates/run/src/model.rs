@@ -19,7 +19,7 @@ use crate::placement::{
     Sizes, Transfer, Work, ram_room,
 };
 use crate::rope::Rotation;
-use crate::weights::{Ffn, Qkv, Weights, state_sizes};
+use crate::weights::{Qkv, Weights, state_sizes};
 use crate::{Error, KvType, Result, Session, SessionOptions};
 
 /// How to load.
@@ -184,7 +184,7 @@ impl Model {
 
     /// Whether its blocks, or some of them, are mixtures of experts.
     pub fn is_mixture(&self) -> bool {
-        self.weights.blocks.iter().any(|block| matches!(block.ffn, Ffn::Experts(_)))
+        self.weights.blocks.iter().any(|block| block.mixture().is_some())
     }
 
     /// Numbers in all tensors of the forward pass; a tied head counts once.
@@ -343,7 +343,7 @@ fn beyond_gpus(config: &Config) -> Option<String> {
     if config.architecture.hybrid == Hybrid::Beside {
         return Some("GPUs do not support attention and Mamba-2 side by side".to_owned());
     }
-    if let Some(why) = config.states.as_ref().and_then(|states| states_beyond_gpus(&states.mixer)) {
+    if let Some(why) = config.state_mixer().and_then(states_beyond_gpus) {
         return Some(why);
     }
     if config.windowed_heads.is_some()
@@ -372,6 +372,16 @@ fn beyond_gpus(config: &Config) -> Option<String> {
     }
     if config.indexer.is_some() {
         return Some("GPUs do not support attention to the positions that an indexer chooses".to_owned());
+    }
+    if config.experts.is_some_and(|experts| experts.latent.is_some()) {
+        let what = "GPUs do not compute experts that read something narrower than the residual stream";
+        return Some(what.to_owned());
+    }
+    if config.has_dense_beside() {
+        return Some("GPUs do not compute experts beside a dense network".to_owned());
+    }
+    if config.qkv_limit.is_some() {
+        return Some("GPUs do not cut off queries, keys and values".to_owned());
     }
     if config.architecture.chunked {
         return Some("GPUs do not compute attention within parts of a text".to_owned());

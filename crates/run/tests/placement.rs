@@ -50,7 +50,7 @@ fn sizes_from_headers_are_those_of_the_loaded_model() {
             let state = first.checked_sub(position + weights);
             states.push(state.unwrap_or_else(|| panic!("{name} {kv:?}: {first} {position} {weights}")));
         }
-        let has_states = model.config().states.is_some();
+        let has_states = model.config().state_mixer().is_some();
         assert!(states.iter().all(|&s| s == states[0] && (s > 0) == has_states), "{name}: {states:?}");
         // All matrices; vectors, which are decoded, and the order of columns come on top.
         let ram: u64 = sizes.units.iter().map(|unit| unit.mapped + unit.made).sum();

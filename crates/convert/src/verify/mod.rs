@@ -130,9 +130,12 @@ fn source_view<'a>(plan: &ConvertPlan<'a>) -> Result<View<'a>> {
 
 /// The output, read in the source's convention.
 fn back_view<'a>(written: &'a Checkpoint, source: &View<'_>) -> Result<View<'a>> {
-    match source.checkpoint().container() {
-        Container::Gguf => View::gguf(written, Packed::Refused),
-        Container::Safetensors | Container::PyTorch => View::hugging_face(written, Packed::Decoded),
+    match (source.checkpoint().container(), source.config()) {
+        (Container::Gguf, _) => View::gguf(written, Packed::Refused),
+        (Container::Safetensors | Container::PyTorch, Some(config)) => {
+            View::hugging_face_as(written, Packed::Decoded, config.architecture)
+        }
+        (Container::Safetensors | Container::PyTorch, None) => View::hugging_face(written, Packed::Decoded),
     }
 }
 

@@ -58,6 +58,9 @@ fn facts(c: &Config, across: bool) -> BTreeMap<String, String> {
         fact("experts used", experts.used.to_string());
         fact("expert feed-forward size", experts.ffn_size.to_string());
         fact("expert weights normalized", experts.normalized.to_string());
+        if let Some(width) = experts.latent {
+            fact("expert inputs", width.to_string());
+        }
     }
     if matches!(a.position, Position::Rotary) {
         let rope = &c.rope;
@@ -70,6 +73,9 @@ fn facts(c: &Config, across: bool) -> BTreeMap<String, String> {
         if let Some(factors) = &rope.factors {
             fact("rope factors", list(factors));
         }
+    }
+    if let Some(limit) = c.qkv_limit {
+        fact("queries, keys and values cut off at", limit.to_string());
     }
     let unrotated: Vec<String> = (0..c.layers).filter(|&l| !c.rotates(l)).map(|l| l.to_string()).collect();
     if !unrotated.is_empty() {

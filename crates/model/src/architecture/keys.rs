@@ -37,6 +37,8 @@ pub enum Field {
     NoFinalNorm,
     AttentionSoftcap,
     FinalSoftcap,
+    /// Queries, keys and values are cut off beyond this and its negative (OLMo).
+    QkvLimit,
     /// Attention is divided by the square root of this instead of the head's size.
     QueryScalar,
     /// Attention is divided by the square root of the head's size if true, not at all if false (GPT-2).
@@ -60,6 +62,8 @@ pub enum Field {
     Experts,
     ExpertsUsed,
     ExpertFfn,
+    /// Width of what experts read and make, where it is not the residual stream's (Nemotron 3 Super).
+    ExpertLatent,
     /// The chosen experts' weights are made to sum to one.
     NormTopk,
     /// Positions that the convolution of a mixer with a state reads.
@@ -210,6 +214,8 @@ pub enum GgufKey {
     ExpertCount,
     ExpertUsedCount,
     ExpertFeedForwardLength,
+    /// `moe_latent_size`: the width of what experts read and make, where it is not the residual stream's.
+    MoeLatentSize,
     /// `expert_weights_norm`, only where it is off: llama.cpp takes it for on.
     ExpertWeightsNormOff,
     /// `expert_weights_norm`.
@@ -220,6 +226,8 @@ pub enum GgufKey {
     ExpertWeightsScale,
     /// The same, only where it is not 1.
     ExpertWeightsScaleUnlessOne,
+    /// `attention.clamp_kqv`: what queries, keys and values are cut off at, where they are.
+    ClampKqv,
     /// `expert_gating_func`: 1 for a softmax, 2 for sigmoids.
     ExpertGatingFunc,
     /// `expert_shared_count`: the shared expert's width as a number of experts.
@@ -308,6 +316,8 @@ pub enum GgufKey {
     NoExperts,
     /// `rope.scaling.finetuned`, always false: nothing is rotated (Granite 4 hybrid).
     RopeNotFinetuned,
+    /// The same, always true (Granite 4 without Mamba-2).
+    RopeFinetuned,
     /// `feed_forward_length`, 0 in layers that are no network.
     FeedForwardLengthLayers,
     /// `attention.layer_norm_epsilon`, `rope.dimension_count` and `rope.scaling.finetuned`, which mean nothing in a model

@@ -37,6 +37,9 @@ pub struct MixtureRules {
     pub shared_gated: bool,
     /// Whether a share multiplies what an expert reads, not what it makes (Llama 4).
     pub scaled_inputs: bool,
+    /// Whether a dense network computes beside the experts, each with norms of its own before and behind, and the router
+    /// reads the normalized residual stream (Gemma 4).
+    pub beside: bool,
     /// Whether shares sum to one: what readers of GGUF take where no key says it, and what `config.json` means in
     /// families without a key for it.
     pub normalized: bool,
@@ -49,6 +52,7 @@ impl MixtureRules {
         choice_bias: false,
         shared_gated: false,
         scaled_inputs: false,
+        beside: false,
         normalized: true,
     };
 }

@@ -32,6 +32,8 @@ pub enum TensorRole {
     /// All three in one matrix.
     AttentionQkv,
     AttentionOutput,
+    /// From the block's input to the gates of what attention gathers (AFMoE).
+    AttentionGate,
     AttentionQBias,
     AttentionKBias,
     AttentionVBias,
@@ -141,15 +143,31 @@ pub enum TensorRole {
     LaurelNorm,
     /// What the residual stream is multiplied with behind a block.
     LayerScale,
+    /// Of what a dense network makes beside experts (Gemma 4).
+    DensePostNorm,
+    /// In front of experts that stand beside a dense network.
+    ExpertsNorm,
+    /// Of what they make.
+    ExpertsPostNorm,
     /// Chooses the experts.
     Router,
+    /// What the router's input is multiplied with, where it is normalized: `[hidden]`.
+    RouterScale,
     RouterBias,
     /// The gate projections of all experts, `[experts, ffn, hidden]`.
     ExpertsGate,
     /// The up projections of all experts, `[experts, ffn, hidden]`.
     ExpertsUp,
+    /// From the residual stream to what experts read, where that is narrower (Nemotron 3 Super).
+    ExpertsIn,
+    /// From what they make to the residual stream.
+    ExpertsOut,
+    /// Gate and up projections in one matrix, gate first: `[experts, 2 * ffn, hidden]`.
+    ExpertsGateUp,
     /// The down projections of all experts, `[experts, hidden, ffn]`.
     ExpertsDown,
+    /// What each expert's share is multiplied with: `[experts]`.
+    ExpertsScale,
     /// `[experts, ffn]`.
     ExpertsGateBias,
     /// `[experts, ffn]`.

@@ -1,5 +1,6 @@
 //! The architectures quern knows, one file each.
 
+mod afmoe;
 mod apertus;
 mod arcee;
 mod cohere;
@@ -39,6 +40,7 @@ mod minicpm3;
 mod minimax_m2;
 mod nemotron;
 mod nemotron_h;
+mod olmo;
 mod olmo2;
 mod olmoe;
 mod opt;
@@ -55,6 +57,7 @@ mod stablelm;
 mod starcoder2;
 mod table;
 
+pub use afmoe::AFMOE;
 pub use apertus::APERTUS;
 pub use arcee::ARCEE;
 pub use cohere::COHERE;
@@ -70,13 +73,13 @@ pub use falcon::FALCON;
 pub use falcon_h1::FALCON_H1;
 pub use gemma::{GEMMA, GEMMA2, GEMMA3, VAULT_GEMMA};
 pub use gemma3n::GEMMA3N;
-pub use gemma4::GEMMA4;
+pub use gemma4::{GEMMA4, GEMMA4_MOE};
 pub use glm4::{CHATGLM, GLM4, GLM4V};
 pub use glm4_moe::{GLM4_MOE, SOLAR_OPEN};
 pub use gpt_neox::GPT_NEOX;
 pub use gpt_oss::GPT_OSS;
 pub use gpt2::GPT2;
-pub use granite::{GRANITE, HYPERCLOVA_X};
+pub use granite::{GRANITE, GRANITE_4, HYPERCLOVA_X};
 pub use granite_hybrid::{GRANITE_HYBRID, GRANITE_HYBRID_MOE};
 pub use granite_moe::GRANITE_MOE;
 pub use helium::HELIUM;
@@ -94,6 +97,7 @@ pub use minicpm3::MINICPM3;
 pub use minimax_m2::MINIMAX_M2;
 pub use nemotron::NEMOTRON;
 pub use nemotron_h::{NEMOTRON_H, NEMOTRON_H_MOE};
+pub use olmo::OLMO;
 pub use olmo2::{OLMO2, OLMO3};
 pub use olmoe::{FLEX_OLMO, OLMOE};
 pub use opt::OPT;
@@ -132,6 +136,7 @@ pub static ALL: &[&Architecture] = &[
     &GEMMA3,
     &GEMMA3N,
     &GEMMA4,
+    &GEMMA4_MOE,
     &PHI2,
     &PHI3,
     &OPT,
@@ -147,12 +152,14 @@ pub static ALL: &[&Architecture] = &[
     &GRANITE,
     &GRANITE_HYBRID,
     &GRANITE_HYBRID_MOE,
+    &GRANITE_4,
     &GRANITE_MOE,
     &LFM2,
     &LFM2_MOE,
     &MAMBA2,
     &NEMOTRON_H,
     &NEMOTRON_H_MOE,
+    &OLMO,
     &OLMO2,
     &OLMO3,
     &OLMOE,
@@ -193,6 +200,7 @@ pub static ALL: &[&Architecture] = &[
     &VAULT_GEMMA,
     &FLEX_OLMO,
     &EXAONE_MOE,
+    &AFMOE,
 ];
 
 /// The architecture with this `general.architecture` in GGUF: of several with the name `llama` the first with (or

@@ -1,5 +1,6 @@
 //! Nemotron-H of NVIDIA (Nemotron Nano 2): layers of Mamba-2, of attention without positions and of a plain network with
-//! the square of ReLU, each with one norm in front; in Nemotron 3 Nano mixtures of such networks are in the network's place.
+//! the square of ReLU, each with one norm in front; in Nemotron 3 mixtures of such networks are in the network's place. The
+//! experts of Nemotron 3 Super read and make vectors that are narrower than the residual stream.
 
 use super::table::*;
 use crate::architecture::{
@@ -27,7 +28,7 @@ static KEYS: [HfKey; 16] = with_llama_keys([
 ]);
 
 /// The same with experts. A layer's network is then a mixture: `config/mixers.rs` finds which class it is by the layers.
-static MOE_KEYS: [HfKey; 25] = with_llama_keys([
+static MOE_KEYS: [HfKey; 26] = with_llama_keys([
     number(Field::Vocab, &["vocab_size"], 131_072.0),
     key(Field::Layers, &["num_hidden_layers"], Silence::Number(1.0)),
     kv_heads(8.0),
@@ -45,6 +46,7 @@ static MOE_KEYS: [HfKey; 25] = with_llama_keys([
     number(Field::Experts, &["num_local_experts", "n_routed_experts"], 8.0).written("n_routed_experts"),
     number(Field::ExpertsUsed, &["num_experts_per_tok"], 2.0),
     number(Field::ExpertFfn, &["moe_intermediate_size"], 7688.0),
+    key(Field::ExpertLatent, &["moe_latent_size"], Silence::Nothing),
     number(Field::SharedFfn, &["moe_shared_expert_intermediate_size"], 7688.0),
     key(Field::NormTopk, &["norm_topk_prob"], Silence::Flag(true)),
     number(Field::ExpertScale, &["routed_scaling_factor"], 1.0),
@@ -104,8 +106,6 @@ const MOE_LIMITS: &[HfLimit] = &[
     only("use_conv_bias", true),
     only("mamba_conv_bias", true),
     HfLimit { key: "mamba_hidden_act", accepted: Accepted::Words(&["silu"]) },
-    // The width between hidden size and experts of Nemotron 3 Super and Ultra.
-    HfLimit { key: "moe_latent_size", accepted: Accepted::Empty },
     // The widths are said of one shared expert.
     HfLimit { key: "n_shared_experts", accepted: Accepted::Number(1.0) },
 ];
@@ -126,13 +126,14 @@ const MOE_GGUF_KEYS: &[GgufKey] = &[
     GgufKey::ExpertUsedCount,
     GgufKey::ExpertGroups,
     GgufKey::ExpertFeedForwardLength,
+    GgufKey::MoeLatentSize,
     GgufKey::ExpertSharedFeedForwardLength,
     GgufKey::ExpertSharedCountOne,
     GgufKey::ExpertWeightsNorm,
     GgufKey::ExpertWeightsScale,
 ];
 
-/// Nemotron-H with experts (Nemotron 3 Nano).
+/// Nemotron-H with experts (Nemotron 3 Nano and Super).
 pub static NEMOTRON_H_MOE: Architecture = Architecture {
     name: "nemotron_h_moe",
     has_experts: true,
@@ -201,8 +202,10 @@ const MOE_TENSORS: &[TensorTemplate] = &[
     tensor(Role::AttentionOutput, "backbone.layers.{layer}.mixer.o_proj.weight", "blk.{layer}.attn_output.weight", &[Hidden, Query], AttentionLayers, Same),
     tensor(Role::Router, "backbone.layers.{layer}.mixer.gate.weight", "blk.{layer}.ffn_gate_inp.weight", &[Experts, Hidden], SparseLayers, Same),
     tensor(Role::ChoiceBias, "backbone.layers.{layer}.mixer.gate.e_score_correction_bias", "blk.{layer}.exp_probs_b.bias", &[Experts], ChoiceBias, Same),
-    tensor(Role::ExpertsUp, "backbone.layers.{layer}.mixer.experts.{expert}.up_proj.weight", "blk.{layer}.ffn_up_exps.weight", &[Experts, ExpertFfn, Hidden], SparseLayers, EachExpert),
-    tensor(Role::ExpertsDown, "backbone.layers.{layer}.mixer.experts.{expert}.down_proj.weight", "blk.{layer}.ffn_down_exps.weight", &[Experts, Hidden, ExpertFfn], SparseLayers, EachExpert),
+    tensor(Role::ExpertsIn, "backbone.layers.{layer}.mixer.fc1_latent_proj.weight", "blk.{layer}.ffn_latent_down.weight", &[ExpertHidden, Hidden], ExpertLatent, Same),
+    tensor(Role::ExpertsUp, "backbone.layers.{layer}.mixer.experts.{expert}.up_proj.weight", "blk.{layer}.ffn_up_exps.weight", &[Experts, ExpertFfn, ExpertHidden], SparseLayers, EachExpert),
+    tensor(Role::ExpertsDown, "backbone.layers.{layer}.mixer.experts.{expert}.down_proj.weight", "blk.{layer}.ffn_down_exps.weight", &[Experts, ExpertHidden, ExpertFfn], SparseLayers, EachExpert),
+    tensor(Role::ExpertsOut, "backbone.layers.{layer}.mixer.fc2_latent_proj.weight", "blk.{layer}.ffn_latent_up.weight", &[Hidden, ExpertHidden], ExpertLatent, Same),
     tensor(Role::SharedUp, "backbone.layers.{layer}.mixer.shared_experts.up_proj.weight", "blk.{layer}.ffn_up_shexp.weight", &[SharedFfn, Hidden], SharedExpert, Same),
     tensor(Role::SharedDown, "backbone.layers.{layer}.mixer.shared_experts.down_proj.weight", "blk.{layer}.ffn_down_shexp.weight", &[Hidden, SharedFfn], SharedExpert, Same),
 ];

@@ -8,11 +8,11 @@ use crate::architecture::{
 
 pub(super) use crate::architecture::Dim::{
     ConvTaps, DeltaHeadDim, DeltaHeads, DeltaIn, DeltaPairs, DeltaQkv, DeltaValues, Embedding, ExpertFfn,
-    Experts, Ffn, GateUp, HeadDim, Heads, Hidden, IndexerHead, IndexerHeads, IndexerQueries, KeyValue,
-    KvHeads, LatentCached, LatentNope, LatentRank, LatentUp, LatentValue, LatentValues, Laurel, MambaConv,
-    MambaGroup, MambaGroups, MambaHeads, MambaIn, MambaInner, One, OtherStreams, PerLayer, PerLayerAll,
-    PerLayerVocab, Positions, Qkv, Query, QueryGate, QueryRank, RopeHalf, SharedFfn, StreamPairs, Streams,
-    TripleHidden, Vocab,
+    ExpertGateUp, ExpertHidden, Experts, Ffn, GateUp, HeadDim, Heads, Hidden, IndexerHead, IndexerHeads,
+    IndexerQueries, KeyValue, KvHeads, LatentCached, LatentNope, LatentRank, LatentUp, LatentValue,
+    LatentValues, Laurel, MambaConv, MambaGroup, MambaGroups, MambaHeads, MambaIn, MambaInner, One,
+    OtherStreams, PerLayer, PerLayerAll, PerLayerVocab, Positions, Qkv, Query, QueryGate, QueryRank,
+    RopeHalf, SharedFfn, StreamPairs, Streams, TripleHidden, Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
@@ -20,9 +20,9 @@ pub(super) use crate::architecture::Layout::{
     Transposed, ValueUp,
 };
 pub(super) use crate::architecture::Presence::{
-    Always, AttentionLayers, ChoiceBias, DenseLayers, EmbeddingProjection, FfnBias, FinalNorm, NetworkLayers,
-    OutputBias, OwnKeys, OwnValues, QkNorm, QkvBias, SecondNorm, SharedExpert, SharedRouter, SparseLayers,
-    StateConvBias, StateLayers, StateNorm, UnlessTied,
+    Always, AttentionLayers, ChoiceBias, DenseLayers, EmbeddingProjection, ExpertLatent, FfnBias, FinalNorm,
+    NetworkLayers, OutputBias, OwnKeys, OwnValues, QkNorm, QkvBias, SecondNorm, SharedExpert, SharedRouter,
+    SparseLayers, StateConvBias, StateLayers, StateNorm, UnlessTied,
 };
 pub(super) use crate::architecture::TensorRole as Role;
 

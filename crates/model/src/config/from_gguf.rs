@@ -170,6 +170,10 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         multipliers: None,
         unrotated_layers: Vec::new(),
         query_growth: None,
+        qkv_limit: match architecture.gguf_keys.contains(&GgufKey::ClampKqv) {
+            true => keys.positive("attention.clamp_kqv")?,
+            false => None,
+        },
         scaled_by_layer: false,
         latent,
         indexer: indexer::from_gguf(&keys, architecture, (layers, checkpoint))?,

@@ -273,6 +273,7 @@ pub(super) fn read(file: &Path, stated: Option<&'static Architecture>) -> Result
         multipliers: multipliers::from_hf(&root, architecture.hybrid)?,
         unrotated_layers: Vec::new(),
         query_growth: None,
+        qkv_limit: positive(Field::QkvLimit)?,
         scaled_by_layer: reader.flag(Field::ScaledByLayer, false)?,
         latent,
         indexer: None,

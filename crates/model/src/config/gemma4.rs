@@ -47,10 +47,6 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
     if config.shared_kv_layers >= config.layers {
         return Err(root.error("num_kv_shared_layers", "no layer has keys and values of its own"));
     }
-    if root.bool("enable_moe_block")?.unwrap_or(false) {
-        let what = format!("{}: gemma4 models with true are not supported", root.name("enable_moe_block"));
-        return Err(Error::unsupported(root.file(), what));
-    }
     Ok(())
 }
 
@@ -174,7 +170,7 @@ pub(super) fn to_hf(config: &Config, out: &mut Map<String, Value>) {
     set("hidden_size_per_layer_input", json!(config.per_layer.map_or(0, |per_layer| per_layer.size)));
     let vocab = config.per_layer.map_or(config.vocab_size, |per_layer| per_layer.vocab);
     set("vocab_size_per_layer_input", json!(vocab));
-    set("enable_moe_block", json!(false));
+    set("enable_moe_block", json!(config.experts.is_some()));
     let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
     set("layer_types", config.sliding_layers.iter().map(kind).collect());
     let pairs = config.head_dim / 2;

@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::architecture::{Architecture, Field, GgufKey, Hybrid, Layout};
 
-use crate::architectures::{GRANITE_HYBRID_MOE, NEMOTRON_H_MOE};
+use crate::architectures::{GEMMA4_MOE, GRANITE_4, GRANITE_HYBRID_MOE, GRANITE_MOE, NEMOTRON_H_MOE};
 use crate::json::Object;
 
 use super::from_hf::Reader;
@@ -107,7 +107,7 @@ fn mamba_head_dim(reader: &Reader<'_>, config: &Config) -> Result<usize> {
     const HEAD_DIM: &str = "mamba_d_head";
     let root = reader.root;
     let beside = reader.architecture.hybrid == Hybrid::Beside;
-    if !beside && reader.architecture.name != "granitehybrid" {
+    if !beside && !matches!(reader.architecture.name, "granitehybrid" | "granite") {
         return reader.need(Field::MambaHeadDim, limit::HIDDEN);
     }
     let heads = reader.need(Field::MambaHeads, limit::HEADS)?;
@@ -145,6 +145,8 @@ enum Single {
 }
 
 const KINDS: &str = "layers_block_type";
+const EXPERTS: &str = "num_local_experts";
+const SHARED: &str = "shared_intermediate_size";
 const PATTERN: &str = "hybrid_override_pattern";
 
 /// The description for this `config.json`, of those that its class may have.
@@ -158,9 +160,23 @@ pub(super) fn variant(
             let named = root.str(PATTERN)?.is_some_and(|pattern| pattern.contains('E'));
             if listed || named { &NEMOTRON_H_MOE } else { architecture }
         }
-        "granitehybrid" if root.u64("num_local_experts")?.unwrap_or(8) > 0 => &GRANITE_HYBRID_MOE,
+        "gemma4" if root.bool("enable_moe_block")?.unwrap_or(false) => &GEMMA4_MOE,
+        "granitehybrid" if rotates_everywhere(root)? => match root.u64(EXPERTS)?.unwrap_or(8) {
+            0 => &GRANITE_4,
+            // Whose class knows no such expert where the key is absent.
+            _ if root.get(SHARED).is_none() => return Err(root.missing(SHARED)),
+            _ => &GRANITE_MOE,
+        },
+        "granitehybrid" if root.u64(EXPERTS)?.unwrap_or(8) > 0 => &GRANITE_HYBRID_MOE,
         _ => architecture,
     })
+}
+
+/// Whether a model of Granite's hybrid class has attention with positions in all layers, and so is no hybrid.
+fn rotates_everywhere(root: &Object<'_>) -> Result<bool> {
+    let attention = |kind: &Json| kind == "attention" || kind == "full_attention";
+    let listed = root.array("layer_types")?.is_some_and(|list| list.iter().all(attention));
+    Ok(listed && root.str("position_embedding_type")? == Some("rope"))
 }
 
 /// What each layer is: as a list says, or the characters of a word.
@@ -391,7 +407,9 @@ pub(super) fn kv_heads(
     architecture: &Architecture,
     (heads, layers): (usize, usize),
 ) -> Result<usize> {
-    match architecture.gguf_keys.contains(&GgufKey::HeadCountKvLayers) {
+    // Of Granite 4 without Mamba-2 the converter writes a list, too.
+    let listed = matches!(keys.metadata.get(&keys.name(KV_HEADS)), Some(Value::Array(_)));
+    match listed || architecture.gguf_keys.contains(&GgufKey::HeadCountKvLayers) {
         true => Ok(same_in_all(keys, KV_HEADS, layers)?.unwrap_or(heads)),
         false => Ok(keys.size(KV_HEADS, limit::HEADS)?.unwrap_or(heads)),
     }

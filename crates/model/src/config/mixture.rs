@@ -19,6 +19,8 @@ pub struct Experts {
     pub used: usize,
     /// Width inside one.
     pub ffn_size: usize,
+    /// Width of what they read and make, where it is not the residual stream's.
+    pub latent: Option<usize>,
     /// How the router's outputs become scores.
     pub scores: Scores,
     /// The chosen ones' weights are made to sum to one.
@@ -113,9 +115,14 @@ impl Config {
         self.experts.is_some() && self.sparse_layers.get(layer).copied().unwrap_or(false)
     }
 
-    /// Whether any layer has one feed-forward network.
+    /// Whether any layer has one feed-forward network, alone or beside experts.
     pub fn has_dense_layers(&self) -> bool {
-        (0..self.layers).any(|layer| !self.is_sparse(layer))
+        self.has_dense_beside() || (0..self.layers).any(|layer| !self.is_sparse(layer))
+    }
+
+    /// Whether layers with experts have a dense network beside them.
+    pub fn has_dense_beside(&self) -> bool {
+        self.experts.is_some() && self.architecture.mixture.beside
     }
 
     /// The largest width inside a network of any layer: one for all tokens, a shared expert or one of many.
@@ -158,6 +165,7 @@ pub(super) fn from_hf(reader: &Reader<'_>, ffn_size: usize) -> Result<Option<Exp
         count,
         used: reader.need(Field::ExpertsUsed, limit::EXPERTS)?,
         ffn_size: own,
+        latent: reader.size(Field::ExpertLatent, limit::HIDDEN)?,
         scores,
         normalized: reader.flag(Field::NormTopk, rules.normalized)?,
         scale: reader.number(Field::ExpertScale)?.unwrap_or(1.0) as f32,
@@ -283,6 +291,10 @@ pub(super) fn from_gguf(keys: &Keys<'_>, architecture: &Architecture, ffn_size: 
         count: keys.need("expert_count", limit::EXPERTS)?,
         used,
         ffn_size: own,
+        latent: match written(GgufKey::MoeLatentSize) {
+            true => keys.size("moe_latent_size", limit::HIDDEN)?,
+            false => None,
+        },
         scores,
         normalized,
         scale,

@@ -132,6 +132,8 @@ pub struct Config {
     pub unrotated_layers: Vec<bool>,
     /// Queries are multiplied with a number that grows with their position (Ministral 3).
     pub query_growth: Option<QueryGrowth>,
+    /// Queries, keys and values are cut off beyond this and its negative (OLMo).
+    pub qkv_limit: Option<f32>,
     /// Scores of layer `i` are also divided by `i + 1` (GPT-2 with `scale_attn_by_inverse_layer_idx`).
     pub scaled_by_layer: bool,
     /// Latent attention, in place of keys and values for each head. `head_dim` is then the size of a query.
@@ -371,6 +373,7 @@ impl Config {
             ("soft cap of the logits", self.final_softcap),
             ("query scalar", self.query_scalar),
             ("multiplier of attention", self.attention_multiplier),
+            ("limit of queries, keys and values", self.qkv_limit),
             ("multiplier of embeddings", Some(self.embedding_multiplier)),
             ("multiplier of the residual stream", Some(self.residual_multiplier)),
             ("divisor of the logits", Some(self.logit_divisor)),

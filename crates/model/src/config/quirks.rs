@@ -19,6 +19,10 @@ pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
         // A parallel block has only one norm.
         "stablelm" | "phi2" | "cohere2" => config.second_norm = config.block != Block::Parallel,
         "smollm3" => all_global(root)?,
+        "afmoe" if !root.bool("mup_enabled")?.unwrap_or(false) => {
+            let what = format!("{}: afmoe models without it are not supported", root.name("mup_enabled"));
+            return Err(Error::unsupported(root.file(), what));
+        }
         "gpt-oss" => usual_yarn(root, config)?,
         "cwm" => usual_llama3(root, config)?,
         "falcon" => falcon(root, config)?,
@@ -255,6 +259,11 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
         }
         "gemma3n" => super::gemma3n::to_hf(config, out),
         "gemma4" => super::gemma4::to_hf(config, out),
+        "afmoe" => {
+            set("mup_enabled", json!(true));
+            let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
+            set("layer_types", config.sliding_layers.iter().map(kind).collect());
+        }
         "gemma" => set("hidden_activation", json!(config.activation.hf_name())),
         "gpt-oss" => {
             set("hidden_act", json!("silu"));

@@ -140,6 +140,11 @@ impl Config {
         self.states.as_ref().is_some_and(|states| states.layers.get(layer).copied().unwrap_or(false))
     }
 
+    /// The mixer of the layers that keep a state; `None` if there are none, whatever sizes are given.
+    pub fn state_mixer(&self) -> Option<&StateMixer> {
+        self.states.as_ref().filter(|states| states.layers.contains(&true)).map(|states| &states.mixer)
+    }
+
     /// Whether this layer is a network alone.
     pub fn is_network(&self, layer: usize) -> bool {
         self.states.as_ref().is_some_and(|states| states.networks.get(layer).copied().unwrap_or(false))

@@ -239,6 +239,7 @@ impl Matcher<'_, '_> {
         let experts = [
             R::ExpertsGate,
             R::ExpertsUp,
+            R::ExpertsGateUp,
             R::ExpertsDown,
             R::ExpertsGateBias,
             R::ExpertsUpBias,

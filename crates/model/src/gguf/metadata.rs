@@ -234,6 +234,7 @@ fn model(config: &Config, out: &mut Metadata) {
             GgufKey::ExpertCount => mixture::write(Entry::Count, config, &mut set),
             GgufKey::ExpertUsedCount => mixture::write(Entry::Used, config, &mut set),
             GgufKey::ExpertFeedForwardLength => mixture::write(Entry::Width, config, &mut set),
+            GgufKey::MoeLatentSize => mixture::write(Entry::Latent, config, &mut set),
             GgufKey::ExpertWeightsNormOff => mixture::write(Entry::NormOff, config, &mut set),
             GgufKey::ExpertWeightsNorm => mixture::write(Entry::Norm, config, &mut set),
             GgufKey::ExpertWeightsNormOn => mixture::write(Entry::NormOn, config, &mut set),
@@ -250,6 +251,11 @@ fn model(config: &Config, out: &mut Metadata) {
             GgufKey::KeyValueLength | GgufKey::KeyValueLengthIfGiven | GgufKey::KeyValueLengthUnlessUsual => {
                 set("attention.key_length", size(config.head_dim));
                 set("attention.value_length", size(config.head_dim));
+            }
+            GgufKey::ClampKqv => {
+                if let Some(limit) = config.qkv_limit {
+                    set("attention.clamp_kqv", Value::F32(limit));
+                }
             }
             GgufKey::VocabSize => set("vocab_size", size(config.vocab_size)),
             GgufKey::UseParallelResidual => {
@@ -350,6 +356,7 @@ fn model(config: &Config, out: &mut Metadata) {
                 set("expert_shared_feed_forward_length", size(config.ffn_size));
             }
             GgufKey::RopeNotFinetuned => set("rope.scaling.finetuned", Value::Bool(false)),
+            GgufKey::RopeFinetuned => set("rope.scaling.finetuned", Value::Bool(true)),
             GgufKey::NemotronH => {
                 set("attention.layer_norm_epsilon", Value::F32(config.norm_epsilon));
                 set("rope.dimension_count", size(config.hidden_size / config.heads.max(1)));

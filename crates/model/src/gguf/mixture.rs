@@ -11,6 +11,7 @@ pub(super) enum Entry {
     Count,
     Used,
     Width,
+    Latent,
     NormOff,
     Norm,
     NormOn,
@@ -33,6 +34,11 @@ pub(super) fn write(entry: Entry, config: &Config, set: &mut impl FnMut(&str, Va
         Entry::Count => set("expert_count", size(experts.count)),
         Entry::Used => set("expert_used_count", size(experts.used)),
         Entry::Width => set("expert_feed_forward_length", size(experts.ffn_size)),
+        Entry::Latent => {
+            if let Some(width) = experts.latent {
+                set("moe_latent_size", size(width));
+            }
+        }
         Entry::NormOff if experts.normalized => {}
         Entry::NormOn if !experts.normalized => {}
         Entry::Norm | Entry::NormOff | Entry::NormOn => {

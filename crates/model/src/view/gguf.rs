@@ -36,7 +36,7 @@ pub(super) fn described(
     let all = translated(&contents, packed, Whole::Required)?;
     let (metadata, mut notes) = metadata(&contents)?;
     notes.extend(contents.note());
-    let factors = all.iter().filter(|(tensor, _)| tensor.name.ends_with(".scale")).count();
+    let factors = all.iter().filter(|(tensor, _)| tensor.role.is_none()).count();
     if factors > 0 {
         notes.push(format!(
             "{factors} weights have their factor in a tensor NAME.scale beside them, as llama.cpp's converter writes it \
@@ -83,7 +83,10 @@ pub(super) fn translated<'a>(
             Err(_) if whole == Whole::Optional => {}
             made => {
                 all.push(made?);
-                all.extend(builder.factors(&want, sources));
+                if let Some(factors) = builder.factors(&want, sources) {
+                    builder.check_factors(&want)?;
+                    all.push(factors);
+                }
             }
         }
     }
@@ -191,6 +194,17 @@ impl<'a> Builder<'a, '_> {
             ..tensor_of(want, ElementType::F32, Vec::new())
         };
         Some((tensor, Data::Owned(factors.iter().flat_map(|f| f.to_le_bytes()).collect())))
+    }
+
+    /// Refuses factors where the model has numbers of its own in their place (Gemma 4's experts).
+    fn check_factors(&self, want: &ExpectedTensor) -> Result<()> {
+        let taken = self.config.architecture.mixture.beside && want.role == Role::ExpertsDown;
+        if !taken {
+            return Ok(());
+        }
+        let what = "its blocks have factors, and GGUF has the model's own factors of experts in their place; decode it with \
+                    --dtype";
+        Err(Error::unsupported(self.checkpoint.path(), what).with_tensor(&want.name))
     }
 
     /// The tensor `want` of GGUF, made of `sources`: one, or one an expert.

@@ -14,9 +14,9 @@ use super::order::RowOrder;
 use super::values::{decays, reordered, shifted, tensor_of, undecodable};
 use super::{Packed, View, ViewTensor, fused};
 
-/// A GGUF checkpoint, translated.
-pub(super) fn of_gguf(checkpoint: &Checkpoint, packed: Packed) -> Result<View<'_>> {
-    let contents = Contents::read(checkpoint)?;
+/// The contents of a GGUF checkpoint, translated.
+pub(super) fn of_gguf(contents: Contents<'_>, packed: Packed) -> Result<View<'_>> {
+    let checkpoint = contents.checkpoint();
     contents.require_sound()?;
     let notes = contents.note().into_iter().collect();
     let (config, packing, held) = contents.into_parts();

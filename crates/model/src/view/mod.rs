@@ -30,7 +30,7 @@ use quern_tensor_io::scheme::{PackedLayer, Packing};
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, ErrorKind, Metadata, Result};
 
 use crate::Config;
-use crate::architecture::{Convention, Layout, TensorRole};
+use crate::architecture::{Architecture, Convention, Layout, TensorRole};
 use crate::contents::{Contents, Place, Woven};
 use data::Data;
 
@@ -143,9 +143,29 @@ impl<'a> View<'a> {
     /// it is, except for packed layers, which are decoded (or refused).
     pub fn hugging_face(checkpoint: &'a Checkpoint, packed: Packed) -> Result<Self> {
         match checkpoint.container() {
-            Container::Gguf => hugging_face::of_gguf(checkpoint, packed),
+            Container::Gguf => hugging_face::of_gguf(Contents::read(checkpoint)?, packed),
             Container::Safetensors | Container::PyTorch => stored::hugging_face(checkpoint, packed),
         }
+    }
+
+    /// As [`View::hugging_face`], under the names of this family, where GGUF files of it are read as another of the same
+    /// name in GGUF (Granite 4 without Mamba-2 as Granite).
+    ///
+    /// # Errors
+    /// As [`View::hugging_face`].
+    pub fn hugging_face_as(
+        checkpoint: &'a Checkpoint,
+        packed: Packed,
+        family: &'static Architecture,
+    ) -> Result<Self> {
+        if checkpoint.container() != Container::Gguf {
+            return Self::hugging_face(checkpoint, packed);
+        }
+        let mut config = Config::from_checkpoint(checkpoint)?;
+        if config.architecture.name == family.name {
+            config.architecture = family;
+        }
+        hugging_face::of_gguf(Contents::matched(checkpoint, config, Packing::read(checkpoint)?), packed)
     }
 
     /// Every tensor that the checkpoint's configuration demands or allows, under the architecture's names and in

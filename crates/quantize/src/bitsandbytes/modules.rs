@@ -40,7 +40,8 @@ pub(super) fn choose(view: &View<'_>, order: &[usize], skip: &[String]) -> Resul
     let (mut heads, mut others) = (BTreeSet::new(), BTreeSet::new());
     for tensor in tensors() {
         // All experts in one tensor, which is no linear layer either.
-        let experts = [TensorRole::ExpertsGate, TensorRole::ExpertsUp, TensorRole::ExpertsDown];
+        use TensorRole as R;
+        let experts = [R::ExpertsGate, R::ExpertsUp, R::ExpertsGateUp, R::ExpertsDown];
         let expert = tensor.role.is_some_and(|role| experts.contains(&role));
         if expert && tensor.shape.len() == 3 {
             choice.experts += tensor.shape[0];

@@ -132,6 +132,9 @@ impl<'m> Gradients<'m> {
                 what: "its layers have heads of different sizes, or receive something of each token",
             });
         }
+        if model.config.qkv_limit.is_some() {
+            return Err(Error::NoGradients { what: "its queries, keys and values are cut off" });
+        }
         if model.config.activation == Activation::Xielu {
             return Err(Error::NoGradients { what: "its activation is xIELU" });
         }

@@ -12,9 +12,11 @@
 //! in the order of the experts' numbers, whatever the batch. On a GPU the executor does all of it, unless an observer asks
 //! for the input of each expert.
 
+mod beside;
+mod each;
+
 use std::ops::Range;
 
-use quern_compute::ops::Activation;
 use quern_compute::{
     Buffer, Choice, Device, Executor, GroupRank, Groups, Input, Mixture, Output, Routing, Rows, Scores,
     Values, ValuesMut,
@@ -22,11 +24,12 @@ use quern_compute::{
 use quern_model::architecture::{self, Block as BlockKind};
 
 use crate::observer::observe;
-use crate::weights::{Expert, Experts, Linear, SharedExpert};
+use crate::weights::{Expert, Experts, Linear, SharedExpert, Widen};
 use crate::{Model, Observer, Result};
 
 use super::activation;
-use super::phases::{Phases, network_input};
+use super::phases::{Phases, Watch, network_input};
+use each::{Each, Pass};
 
 /// What happens before a group of an expert's layers runs: an ordinary pass calls its observer, calibration also
 /// replaces the weights.
@@ -71,10 +74,14 @@ impl BeforeGroup for Option<&mut dyn Observer> {
     }
 }
 
-/// Memory for experts one by one: the router's outputs, an expert's input, what is inside it, and what it makes.
+/// Memory for experts one by one.
 #[derive(Debug)]
 pub(crate) struct Buffers {
-    buffers: [Buffer; 4],
+    /// The router's outputs.
+    logits: Buffer,
+    each: Each,
+    /// What experts read and make together, where that is narrower than the residual stream.
+    latent: [Buffer; 2],
     /// Tokens of an expert that are computed at once, at most.
     at_once: usize,
 }
@@ -82,7 +89,23 @@ pub(crate) struct Buffers {
 impl Buffers {
     pub(crate) fn new(device: &Device) -> Self {
         let at_once = if device.is_gpu() { GPU_ROWS } else { usize::MAX };
-        Self { buffers: std::array::from_fn(|_| Buffer::new(device)), at_once }
+        let buffer = || Buffer::new(device);
+        Self { logits: buffer(), each: Each::new(device), latent: [buffer(), buffer()], at_once }
+    }
+}
+
+/// What a mixture reads, `[tokens][hidden]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Inputs<'a> {
+    /// The router alone.
+    pub(crate) router: Input<'a>,
+    /// The experts.
+    pub(crate) experts: Values<'a>,
+}
+
+impl<'a> From<Values<'a>> for Inputs<'a> {
+    fn from(x: Values<'a>) -> Self {
+        Self { router: Input::Values(x), experts: x }
     }
 }
 
@@ -92,11 +115,11 @@ pub(crate) fn run<H: BeforeGroup>(
     executor: &mut Executor,
     hook: &mut H,
     experts: &Experts,
-    x: Values<'_>,
+    inputs: Inputs<'_>,
     out: ValuesMut<'_>,
 ) -> Result<()> {
     let buffers = &mut Buffers::new(&executor.device());
-    run_with(model, executor, hook, experts, x, out, buffers)
+    run_with(model, executor, hook, experts, inputs, out, buffers)
 }
 
 /// [`run`] in memory that is kept.
@@ -105,138 +128,50 @@ pub(crate) fn run_with<H: BeforeGroup>(
     executor: &mut Executor,
     hook: &mut H,
     experts: &Experts,
-    x: Values<'_>,
+    Inputs { router, experts: x }: Inputs<'_>,
     mut out: ValuesMut<'_>,
-    Buffers { buffers, at_once }: &mut Buffers,
+    buffers: &mut Buffers,
 ) -> Result<()> {
     let config = &model.config;
     let Some(mixture) = config.experts else { return Ok(()) };
     let hidden = config.hidden_size;
-    let [logits, input, wide, made] = buffers;
     let tokens = x.len() / hidden;
     let count = tokens * mixture.count;
     executor.clear(out.reborrow())?;
+    let logits = &mut buffers.logits;
     let shared = experts.shared.as_ref();
-    let shared = shared.map(|shared| shares(executor, shared, x, tokens, logits)).transpose()?;
+    let of_shared = shared.map(|shared| shares(executor, shared, x, tokens, logits)).transpose()?;
     logits.reserve(count)?;
-    executor.linear([&experts.router.op], Input::Values(x), Output::Store([logits.front_mut(count)]))?;
+    executor.linear([&experts.router.op], router, Output::Store([logits.front_mut(count)]))?;
     let bias = experts.choice_bias.as_ref();
     let mut chosen = executor.route(logits.front_mut(count), routing(&mixture), bias)?;
+    for (choices, scale) in chosen.iter_mut().zip(&experts.scales) {
+        choices.iter_mut().for_each(|choice| choice.share *= scale);
+    }
+    let at_once = buffers.at_once;
+    let most = chosen.iter().chain(&of_shared).map(Vec::len).max().unwrap_or(0).min(at_once);
+    buffers.each.reserve(most, hidden, config.widest())?;
+    let each = &mut buffers.each;
+    let width = mixture.latent.unwrap_or(hidden);
+    let mut pass = Pass { model, executor, at_once, each, scaled: mixture.scaled_inputs, width };
+    match &experts.latent {
+        None => pass.all(hook, experts.experts.iter().zip(&chosen), x, out.reborrow())?,
+        Some(latent) => {
+            let values = tokens * width;
+            let [read, made] = &mut buffers.latent;
+            read.reserve(values)?;
+            made.reserve(values)?;
+            pass.linear(hook, &latent.inward, x, read.front_mut(values))?;
+            pass.executor.clear(made.front_mut(values))?;
+            let all = experts.experts.iter().zip(&chosen);
+            pass.all(hook, all, read.front(values), made.front_mut(values))?;
+            pass.linear(hook, &latent.outward, made.front(values), out.reborrow())?;
+        }
+    }
     // The shared expert is one more, which all tokens chose.
-    chosen.extend(shared);
-    let all = experts.experts.iter().chain(experts.shared.as_ref().map(|shared| &shared.expert));
-    let at_once = *at_once;
-    let most = chosen.iter().map(Vec::len).max().unwrap_or(0).min(at_once);
-    input.reserve(most * hidden)?;
-    made.reserve(most * hidden)?;
-    wide.reserve(most * config.widest())?;
-    for (index, (expert, choices)) in all.zip(chosen).enumerate() {
-        if choices.is_empty() && !H::UNCHOSEN {
-            continue;
-        }
-        let mut pass = Pass {
-            model,
-            executor: &mut *executor,
-            x,
-            choices: &choices,
-            scaled: mixture.scaled_inputs && index < mixture.count,
-            at_once,
-            buffers: [&mut *input, &mut *wide, &mut *made],
-        };
-        match &expert.gate {
-            Some(gate) => {
-                let layers = ([gate, &expert.up], &expert.down);
-                pass.expert(hook, layers, gate_by, out.reborrow())?;
-            }
-            None => {
-                let layers = ([&expert.up], &expert.down);
-                pass.expert(hook, layers, activate_by, out.reborrow())?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// What becomes of a gate's results and those that it multiplies.
-fn gate_by(act: Activation, values: ValuesMut<'_>) -> Output<'_, 2> {
-    Output::Gate(act, values)
-}
-
-/// What becomes of results without a gate.
-fn activate_by(act: Activation, values: ValuesMut<'_>) -> Output<'_, 1> {
-    Output::Activate(act, values)
-}
-
-/// One expert with the tokens that chose it.
-struct Pass<'p> {
-    model: &'p Model,
-    executor: &'p mut Executor,
-    /// The inputs of all tokens.
-    x: Values<'p>,
-    choices: &'p [Choice],
-    /// Shares are of what is read: what is made is added as it is.
-    scaled: bool,
-    /// Tokens that are computed at once, at most.
-    at_once: usize,
-    /// The expert's input, what is inside it, and what it makes.
-    buffers: [&'p mut Buffer; 3],
-}
-
-impl Pass<'_> {
-    /// `out += share * down(widened)`; `output` says what becomes of the results of the widening layers.
-    fn expert<H: BeforeGroup, const N: usize>(
-        &mut self,
-        hook: &mut H,
-        (own_widening, down): ([&Linear; N], &Linear),
-        output: for<'v> fn(Activation, ValuesMut<'v>) -> Output<'v, N>,
-        mut out: ValuesMut<'_>,
-    ) -> Result<()> {
-        let Self { model, executor, x, choices, scaled, at_once, buffers: [input, wide, made] } = self;
-        let (x, choices, scaled, at_once) = (*x, *choices, *scaled, *at_once);
-        let (hidden, act) = (model.config.hidden_size, activation(&model.config));
-        let width = down.op.weight.columns();
-        let whole: Vec<Choice> = match scaled {
-            true => choices.iter().map(|&Choice { token, .. }| Choice { token, share: 1.0 }).collect(),
-            false => Vec::new(),
-        };
-        let gather = |executor: &mut Executor, part: &[Choice], input: &mut Buffer| {
-            executor.gather(x, hidden, (part, scaled), input.front_mut(part.len() * hidden))
-        };
-        let own_narrowing = [down];
-        // Where an expert has more tokens than are computed at once, each part is computed again for the next layers.
-        let again = choices.len() > at_once;
-        let parts = || choices.chunks(at_once).enumerate().map(|(index, part)| (index * at_once, part));
-        for (_, part) in parts() {
-            gather(executor, part, input)?;
-            hook.observe(executor, own_widening, input.front(part.len() * hidden))?;
-        }
-        let replaced = hook.replace(executor, own_widening)?;
-        let widening = replaced.as_ref().map_or(own_widening, <[Linear; N]>::each_ref).map(|l| &l.op);
-        let mut widen = |executor: &mut Executor, part: &[Choice], wide: &mut Buffer| -> Result<()> {
-            if again {
-                gather(executor, part, input)?;
-            }
-            let output = output(act, wide.front_mut(part.len() * width));
-            Ok(executor.linear(widening, Input::Values(input.front(part.len() * hidden)), output)?)
-        };
-        for (_, part) in parts() {
-            widen(executor, part, wide)?;
-            hook.observe(executor, own_narrowing, wide.front(part.len() * width))?;
-        }
-        let replaced = hook.replace(executor, own_narrowing)?;
-        let narrowing = replaced.as_ref().map_or(own_narrowing, <[Linear; 1]>::each_ref).map(|l| &l.op);
-        for (at, part) in parts() {
-            let (narrow, inner) = (part.len() * hidden, part.len() * width);
-            if again {
-                widen(executor, part, wide)?;
-            }
-            let output = Output::Store([made.front_mut(narrow)]);
-            executor.linear(narrowing, Input::Values(wide.front(inner)), output)?;
-            let part = whole.get(at..at + part.len()).unwrap_or(part);
-            executor.scatter(made.front(narrow), hidden, part, out.reborrow())?;
-        }
-        Ok(())
-    }
+    let shared = shared.map(|shared| &shared.expert);
+    let mut pass = Pass { scaled: false, width: hidden, ..pass };
+    pass.all(hook, shared.into_iter().zip(&of_shared), x, out)
 }
 
 /// How a router's outputs choose.
@@ -275,6 +210,23 @@ fn shares(
 }
 
 impl Phases<'_, '_> {
+    /// What the chosen experts make of `inputs`, seen by the observer.
+    pub(super) fn run_mixture(
+        &mut self,
+        experts: &Experts,
+        inputs: Inputs<'_>,
+        out: ValuesMut<'_>,
+    ) -> Result<()> {
+        let (model, executor) = (self.model, &mut *self.executor);
+        match &mut self.observer {
+            Some(Watch { observer, seen }) => {
+                let hook = &mut Some(&mut **observer as &mut dyn Observer);
+                run_with(model, executor, hook, experts, inputs, out, &mut seen.experts)
+            }
+            None => run(model, executor, &mut None::<&mut dyn Observer>, experts, inputs, out),
+        }
+    }
+
     /// Whether the executor does all of a mixture: on a GPU, where nobody asks for the inputs of layers.
     pub(super) fn on_gpu(&self) -> bool {
         self.executor.pool().is_none() && self.observer.is_none()
@@ -308,15 +260,18 @@ impl Phases<'_, '_> {
         }
         let input = network_input(self.model, block, x.front(tail.end).slice(tail.clone()), normed);
         self.executor.experts(&mixture, Rows::Apart { input, out: out.reborrow() })?;
-        if let Some(SharedExpert { expert: Expert { gate, up, down }, router }) = &experts.shared {
-            let (tokens, width) = (tail.len() / config.hidden_size, up.op.weight.rows());
+        if let Some(SharedExpert { expert: Expert { widen, down }, router }) = &experts.shared {
+            let (tokens, width) = (tail.len() / config.hidden_size, down.op.weight.columns());
             let inner = tokens * width;
             let (act, inside) = (activation(config), wide.front_mut(inner));
-            match gate {
-                Some(gate) => {
+            match widen {
+                Widen::Gated { gate, up } => {
                     self.executor.linear([&gate.op, &up.op], input, Output::Gate(act, inside))?;
                 }
-                None => self.executor.linear([&up.op], input, Output::Activate(act, inside))?,
+                Widen::Fused(both) => {
+                    self.executor.linear([&both.op], input, Output::Gate(act, inside))?;
+                }
+                Widen::Plain(up) => self.executor.linear([&up.op], input, Output::Activate(act, inside))?,
             }
             if let Some(router) = router {
                 let mut gates = gates.front_mut(tokens);
@@ -366,7 +321,7 @@ mod tests {
             let (mut out, mut seen) = (vec![0f32; x.len()], Seen::default());
             let hook = &mut Some(&mut seen as &mut dyn Observer);
             let (x, made) = (Values::Host(&x), ValuesMut::Host(&mut out));
-            run_with(&model, &mut executor, hook, experts, x, made, &mut buffers).unwrap();
+            run_with(&model, &mut executor, hook, experts, x.into(), made, &mut buffers).unwrap();
             (out, seen.0)
         };
         let (whole, all) = run(usize::MAX);

@@ -44,7 +44,7 @@ use crate::{Error, Model, Observer, Result};
 use stream::{STREAMED_FROM, Streamer};
 
 pub(crate) use embed::{embed, embed_from};
-pub(crate) use experts::{BeforeGroup, GPU_ROWS, run as run_experts};
+pub(crate) use experts::{BeforeGroup, GPU_ROWS, Inputs as ExpertInputs, run as run_experts};
 pub(crate) use head::LogitsTo;
 use head::head;
 use mixers::Remote;

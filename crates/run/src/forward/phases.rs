@@ -135,6 +135,9 @@ impl Phases<'_, '_> {
     ) -> Result<()> {
         let block = self.block;
         let Ffn::Dense { down, .. } = &block.ffn else { return Ok(()) };
+        if let Some(own) = &block.beside {
+            return self.narrow_beside(own, wide, projected, x);
+        }
         self.add(down, Input::Values(wide), block.ffn_post_norm.as_ref(), projected, x.reborrow())?;
         self.end(x)
     }
@@ -147,17 +150,7 @@ impl Phases<'_, '_> {
         mut projected: ValuesMut<'_>,
         x: ValuesMut<'_>,
     ) -> Result<()> {
-        let (model, executor, out) = (self.model, &mut *self.executor, projected.reborrow());
-        match &mut self.observer {
-            Some(Watch { observer, seen }) => {
-                let hook = &mut Some(&mut **observer as &mut dyn Observer);
-                experts::run_with(model, executor, hook, experts, normed, out, &mut seen.experts)?;
-            }
-            None => {
-                let nobody = &mut None::<&mut dyn Observer>;
-                experts::run(model, executor, nobody, experts, normed, out)?;
-            }
-        }
+        self.run_mixture(experts, normed.into(), projected.reborrow())?;
         self.finish(projected, x)
     }
 

@@ -188,7 +188,11 @@ impl Workspace {
         let mixed = model.weights.mixed_width();
         let apart: usize = widths(config).iter().sum();
         let own = per_layer + 5 * config.hidden_size + apart + mixed + qkv + 3 * wide(config);
-        let experts = config.experts.map_or(0, |e| e.count + 2 * (wide(config) + config.hidden_size));
+        // Beside a dense network two more vectors wait.
+        let waiting = if config.has_dense_beside() { 4 } else { 2 };
+        let latent = config.experts.and_then(|e| e.latent).unwrap_or(0);
+        let inner = 2 * (wide(config) + latent) + waiting * config.hidden_size;
+        let experts = config.experts.map_or(0, |e| e.count + inner);
         let pairs = 4 * model.rotation.pairs();
         let floats = (own + experts + pairs + state_sizes(config).1) as u64 * n as u64;
         4 * floats + Self::kernels(model, n)

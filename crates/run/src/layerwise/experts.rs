@@ -1,10 +1,10 @@
 //! The second half of a block that is a mixture: its experts, one after the other, each over the tokens that chose it.
 
-use quern_compute::{Buffer, Executor, Uploader, Values};
+use quern_compute::{Buffer, Executor, Input, Uploader, Values, ValuesMut};
 
-use crate::forward::{BeforeGroup, Phases, run_experts};
+use crate::forward::{BeforeGroup, ExpertInputs, Phases, run_experts};
 use crate::observer::observe;
-use crate::weights::{Block, Experts, Ffn, Linear};
+use crate::weights::{Block, Experts, Linear};
 use crate::{Error, Model, Observer, Result};
 
 use super::calibrator::{replaced, replacements};
@@ -21,8 +21,13 @@ impl Layerwise<'_> {
         originals: &Experts,
         calibrator: &mut dyn Calibrator,
     ) -> Result<()> {
-        let model = self.model;
         self.each(|lane, _, tokens| lane.project(layer, tokens))?;
+        self.mixture(originals, calibrator)
+    }
+
+    /// The same, once their inputs are computed.
+    pub(super) fn mixture(&mut self, originals: &Experts, calibrator: &mut dyn Calibrator) -> Result<()> {
+        let model = self.model;
         let all = 0..self.tokens();
         // A mixture is computed by one lane: what an expert is replaced by depends on all tokens that chose it.
         let Some(Mixed { own, block, current, reference, steps, uploader, made }) =
@@ -49,7 +54,7 @@ fn mixture<H: BeforeGroup>(
     all: &std::ops::Range<usize>,
     made: &mut Buffer,
 ) -> Result<()> {
-    let Ffn::Experts(experts) = &block.ffn else { return Ok(()) };
+    let Some(experts) = block.mixture() else { return Ok(()) };
     let width = model.config.hidden_size;
     let values = all.len() * width;
     let Stream { hidden, network, inputs, .. } = stream;
@@ -58,9 +63,19 @@ fn mixture<H: BeforeGroup>(
     }
     let executor = &mut steps.executor;
     let mut out = if inputs.stay() { inputs.of_mut(width, all) } else { made.front_mut(values) };
-    run_experts(model, executor, hook, experts, network.of(width, all), out.reborrow())?;
+    let Some(own) = &block.beside else {
+        run_experts(model, executor, hook, experts, network.of(width, all).into(), out.reborrow())?;
+        let mut phases = Phases { model, block, executor, observer: None };
+        return phases.finish(out, hidden.of_mut(width, all));
+    };
+    // What the dense network made is where its inputs were.
+    let mut normed = vec![0.0; values];
+    executor.norm(&own.norm, hidden.of(width, all), ValuesMut::Host(&mut normed))?;
+    let router = Input::Norm(&own.router_norm, hidden.of(width, all));
+    let inputs = ExpertInputs { router, experts: normed[..].into() };
+    run_experts(model, executor, hook, experts, inputs, out.reborrow())?;
     let mut phases = Phases { model, block, executor, observer: None };
-    phases.finish(out, hidden.of_mut(width, all))
+    phases.finish_beside(own, out, network.of(width, all), hidden.of_mut(width, all))
 }
 
 /// What happens before an expert's layers run under calibration.

@@ -321,6 +321,16 @@ impl<'m> Lane<'m> {
         self.store(tokens)
     }
 
+    /// What the dense network makes beside experts, where its inputs were.
+    pub(super) fn dense_beside(&mut self, tokens: &Range<usize>) -> Result<()> {
+        let Self { current, reference, steps, held, .. } = self;
+        let Some(held) = held else { return Ok(()) };
+        for (block, stream) in held.with(current, reference) {
+            steps.dense_beside(block, stream, tokens)?;
+        }
+        self.store(tokens)
+    }
+
     /// Mixes the streams in front of a block.
     pub(super) fn predict(&mut self, tokens: &Range<usize>) -> Result<()> {
         let Self { current, reference, steps, held, .. } = self;

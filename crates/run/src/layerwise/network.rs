@@ -30,6 +30,12 @@ impl Layerwise<'_> {
             Ffn::Experts(_) | Ffn::None => None,
         })?;
 
-        self.each(|lane, _, tokens| lane.narrow(tokens))
+        match &self.model.weights.blocks[layer].beside {
+            Some(own) => {
+                self.each(|lane, _, tokens| lane.dense_beside(tokens))?;
+                self.mixture(&own.experts, calibrator)
+            }
+            None => self.each(|lane, _, tokens| lane.narrow(tokens)),
+        }
     }
 }

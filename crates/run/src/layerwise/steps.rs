@@ -236,6 +236,18 @@ impl<'m> Steps<'m> {
 }
 
 impl Steps<'_> {
+    /// What the dense network makes beside experts, where its inputs were.
+    pub(super) fn dense_beside(
+        &mut self,
+        block: &Block,
+        stream: &mut Stream,
+        tokens: &Range<usize>,
+    ) -> Result<()> {
+        let Some(own) = &block.beside else { return Ok(()) };
+        let Parts { network, inputs, .. } = stream.parts(block.ffn_width(), tokens);
+        self.phases(block).dense_beside(own, inputs.as_values(), network)
+    }
+
     /// Mixes the streams in front of a block.
     pub(super) fn predict(
         &mut self,

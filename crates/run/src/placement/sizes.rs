@@ -9,7 +9,7 @@ use quern_tensor_io::{ElementType, Error as FileError};
 
 use crate::forward::{cache_shape, index_shape};
 use crate::load::LoadIn;
-use crate::weights::{convolved, state_sizes};
+use crate::weights::{convolved, plain_norms, state_sizes};
 use crate::{KvType, Result};
 
 /// Matrices and vectors begin at multiples of this on a GPU.
@@ -189,8 +189,23 @@ impl Sizes {
             };
             unit.and_then(|unit| sources.get_mut(unit)).into_iter().for_each(|sum| *sum += source);
         }
+        if plain_norms(config) {
+            sizes.add_plain_norms(config.hidden_size);
+        }
         sizes.largest_source = sources.into_iter().max().unwrap_or(0);
         Ok(sizes.with_cache(config, options.kv))
+    }
+
+    /// Adds norms that no tensor is for: two of each block, and that of the head.
+    fn add_plain_norms(&mut self, hidden: usize) {
+        let made = 4 * hidden as u64;
+        let norm = UnitSize { made, gpu: made.next_multiple_of(ALIGNMENT), ..UnitSize::default() };
+        for (index, unit) in self.units.iter_mut().rev().enumerate() {
+            unit.add(norm);
+            if index > 0 {
+                unit.add(norm);
+            }
+        }
     }
 
     /// The same with keys and values kept in another way.
@@ -289,6 +304,7 @@ fn is_matrix(role: TensorRole) -> bool {
         R::AttentionV,
         R::AttentionQkv,
         R::AttentionOutput,
+        R::AttentionGate,
         R::StateIn,
         R::DeltaQkv,
         R::DeltaGate,
@@ -322,7 +338,10 @@ fn is_matrix(role: TensorRole) -> bool {
         R::PerLayerOutput,
         R::Router,
         R::ExpertsGate,
+        R::ExpertsIn,
+        R::ExpertsOut,
         R::ExpertsUp,
+        R::ExpertsGateUp,
         R::ExpertsDown,
         R::SharedGate,
         R::SharedUp,
@@ -390,7 +409,7 @@ fn size(
     let permutation = form.filter(|_| target.is_none()).and_then(|form| form.permutation);
     let order = permutation.map_or(0, |order| 4 * order.len() as u64);
     // Of a mixture's experts a token reads those it chooses: as many of them, all being of one size.
-    let experts = [TensorRole::ExpertsGate, TensorRole::ExpertsUp, TensorRole::ExpertsDown].contains(&role);
+    let experts = [R::ExpertsGate, R::ExpertsUp, R::ExpertsGateUp, R::ExpertsDown].contains(&role);
     let touched = match config.experts.filter(|_| experts) {
         Some(mixture) => match tensor.part {
             Some(expert) if expert < mixture.used => bytes,
@@ -432,7 +451,10 @@ fn scratch(config: &Config, threads: usize, fused: bool) -> ScratchSizes {
     let streams = if config.streams > 1 { config.stream_width() + 3 * config.hidden_size } else { 0 };
     let per_layer = streams + config.per_layer.map_or(0, |own| config.hidden_size + 2 * own.size);
     let own = per_layer + mixers + 3 * config.hidden_size + 2 * query + 2 * key + 3 * wide;
-    let experts = config.experts.map_or(0, |e| e.count + 2 * (wide + config.hidden_size));
+    // Beside a dense network two more vectors wait.
+    let waiting = if config.has_dense_beside() { 4 } else { 2 };
+    let latent = config.experts.and_then(|e| e.latent).unwrap_or(0);
+    let experts = config.experts.map_or(0, |e| e.count + 2 * (wide + latent) + waiting * config.hidden_size);
     let rest = own + 4 * (config.rope.dimensions / 2);
     let floats = rest + experts;
     // A GPU has the rows of all experts of a batch at once; memory for them grows by doubling.

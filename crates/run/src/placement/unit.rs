@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use quern_tensor_io::Checkpoint;
 
-use crate::weights::{Ffn, Linear, Mapped, Weight, Weights};
+use crate::weights::{Linear, Mapped, Weight, Weights};
 
 /// Tensors nearer to each other than this are one span: there are small vectors between the matrices.
 const GAP: u64 = 128 << 10;
@@ -99,9 +99,9 @@ pub(super) fn units(checkpoint: &Checkpoint, weights: &Weights) -> Vec<Unit> {
         experts: places(experts),
         mixture,
     };
-    let blocks = weights.blocks.iter().map(|block| match &block.ffn {
-        Ffn::Dense { .. } | Ffn::None => unit(&block.linears(), &[], (0, 0)),
-        Ffn::Experts(experts) => {
+    let blocks = weights.blocks.iter().map(|block| match block.mixture() {
+        None => unit(&block.linears(), &[], (0, 0)),
+        Some(experts) => {
             let (own, common): (Vec<&Linear>, Vec<&Linear>) =
                 block.linears().into_iter().partition(|l| l.expert.is_some());
             let common = common.into_iter().chain(experts.routers()).collect::<Vec<_>>();

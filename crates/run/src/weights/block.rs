@@ -37,6 +37,10 @@ pub(crate) struct Experts {
     /// Added to scores for the choice alone.
     pub(crate) choice_bias: Option<Vector>,
     pub(crate) experts: Vec<Expert>,
+    /// What the share of each is multiplied with; empty for nothing.
+    pub(crate) scales: Vec<f32>,
+    /// Around all of them, where they read something narrower than the residual stream.
+    pub(crate) latent: Option<Latent>,
     /// The same, where they follow each other on a GPU.
     pub(crate) stacks: Option<ExpertStacks>,
     /// The expert that all tokens use.
@@ -51,12 +55,31 @@ pub(crate) struct SharedExpert {
     pub(crate) router: Option<Linear>,
 }
 
+/// The way from the residual stream to what experts read, and from what they make back (Nemotron 3 Super).
+#[derive(Clone, Debug)]
+pub(crate) struct Latent {
+    pub(crate) inward: Linear,
+    pub(crate) outward: Linear,
+}
+
+/// Experts beside the dense network of a block, which read the same residual stream (Gemma 4).
+#[derive(Clone, Debug)]
+pub(crate) struct ExpertsBeside {
+    pub(crate) experts: Experts,
+    /// In front of the router.
+    pub(crate) router_norm: Norm,
+    /// In front of the experts.
+    pub(crate) norm: Norm,
+    /// Of what they make.
+    pub(crate) post_norm: Norm,
+    /// Of what the dense network makes.
+    pub(crate) dense_norm: Norm,
+}
+
 /// One of them.
 #[derive(Clone, Debug)]
 pub(crate) struct Expert {
-    /// None where what is inside is the activated `up` (Nemotron-H).
-    pub(crate) gate: Option<Linear>,
-    pub(crate) up: Linear,
+    pub(crate) widen: Widen,
     pub(crate) down: Linear,
 }
 
@@ -103,6 +126,8 @@ pub(crate) struct Block {
     pub(crate) ffn: Ffn,
     /// Of what the network adds.
     pub(crate) ffn_post_norm: Option<Norm>,
+    /// Beside a dense network.
+    pub(crate) beside: Option<Box<ExpertsBeside>>,
     /// What tokens add behind the network.
     pub(crate) per_layer: Option<Box<PerLayer>>,
     /// Parameters of the network's activation, where it has some.
@@ -124,6 +149,22 @@ impl Widen {
         }
     }
 
+    /// The gate alone.
+    pub(crate) fn gate(&self) -> Option<&Linear> {
+        match self {
+            Self::Gated { gate, .. } => Some(gate),
+            Self::Fused(_) | Self::Plain(_) => None,
+        }
+    }
+
+    /// What it multiplies, or all there is.
+    pub(crate) fn up(&self) -> &Linear {
+        match self {
+            Self::Gated { up, .. } => up,
+            Self::Fused(linear) | Self::Plain(linear) => linear,
+        }
+    }
+
     /// The same, to be replaced.
     pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
         match self {
@@ -136,7 +177,7 @@ impl Widen {
 impl Expert {
     /// In the order of the computation.
     pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
-        self.gate.iter().chain([&self.up, &self.down])
+        self.widen.gate().into_iter().chain([self.widen.up(), &self.down])
     }
 }
 
@@ -146,16 +187,19 @@ impl Experts {
         [&self.router].into_iter().chain(self.shared.as_ref().and_then(|shared| shared.router.as_ref()))
     }
 
-    /// Gate, up and down of all experts, in the order of the computation: the shared one is the last.
+    /// Gate, up and down of all experts, and the layers around them, in the order of the computation: the shared one is
+    /// the last.
     pub(crate) fn linears(&self) -> impl Iterator<Item = &Linear> {
-        let shared = self.shared.iter().map(|shared| &shared.expert);
-        self.experts.iter().chain(shared).flat_map(Expert::linears)
+        let shared = self.shared.iter().flat_map(|shared| shared.expert.linears());
+        let inward = self.latent.iter().map(|latent| &latent.inward);
+        let outward = self.latent.iter().map(|latent| &latent.outward);
+        inward.chain(self.experts.iter().flat_map(Expert::linears)).chain(outward).chain(shared)
     }
 
     /// The layers of each expert that a router chooses.
     pub(crate) fn ops(&self) -> Vec<ExpertLayers<'_>> {
         let experts = self.experts.iter();
-        let layers = experts.map(|e| (e.gate.as_ref().map(|gate| &gate.op), &e.up.op, &e.down.op));
+        let layers = experts.map(|e| (e.widen.gate().map(|gate| &gate.op), &e.widen.up().op, &e.down.op));
         layers.map(|(gate, up, down)| ExpertLayers { gate, up, down }).collect()
     }
 }
@@ -166,6 +210,14 @@ impl Block {
         match &self.ffn {
             Ffn::Dense { down, .. } => down.op.weight.columns(),
             Ffn::Experts(_) | Ffn::None => 0,
+        }
+    }
+
+    /// Its mixture of experts, alone or beside a dense network.
+    pub(crate) fn mixture(&self) -> Option<&Experts> {
+        match &self.ffn {
+            Ffn::Experts(experts) => Some(experts),
+            Ffn::Dense { .. } | Ffn::None => self.beside.as_ref().map(|beside| &beside.experts),
         }
     }
 
@@ -206,6 +258,7 @@ impl Block {
             }
             Ffn::None => {}
         }
+        all.extend(self.beside.iter().flat_map(|beside| beside.experts.linears()));
         if let Some(per_layer) = &self.per_layer {
             all.extend([&per_layer.gate, &per_layer.output]);
         }
@@ -217,6 +270,10 @@ impl Block {
             self;
         let own = self.per_layer.as_ref().map(|per_layer| &per_layer.norm);
         let norms = [attention_norm, attention_norm_2, attention_post_norm, ffn_norm, ffn_post_norm];
-        norms.into_iter().flatten().chain(own)
+        let beside = self.beside.iter().flat_map(|beside| {
+            let ExpertsBeside { router_norm, norm, post_norm, dense_norm, .. } = &**beside;
+            [router_norm, norm, post_norm, dense_norm]
+        });
+        norms.into_iter().flatten().chain(own).chain(beside)
     }
 }

@@ -304,7 +304,19 @@ impl<'v, 'a> Lookup<'v, 'a> {
     /// A norm of vectors of this length whose weights are one.
     pub fn plain_norm(&self, length: usize) -> Norm {
         let weight = vec![1.0; length].into();
-        Norm { kind: NormKind::Rms, epsilon: self.config.norm_epsilon, weight, bias: None }
+        Norm { kind: self.norm_kind(), epsilon: self.config.norm_epsilon, weight, bias: None }
+    }
+
+    fn norm_kind(&self) -> NormKind {
+        match self.config.architecture.norm {
+            architecture::Norm::Layer => NormKind::Layer,
+            architecture::Norm::Rms => NormKind::Rms,
+        }
+    }
+
+    /// As the function [`plain_norms`](super::plain_norms).
+    pub fn plain_norms(&self) -> bool {
+        super::plain_norms(self.config)
     }
 
     /// A head that is the embedding.
@@ -318,11 +330,7 @@ impl<'v, 'a> Lookup<'v, 'a> {
     pub fn norm(&self, role: TensorRole, bias: Option<TensorRole>, layer: Option<usize>) -> Result<Norm> {
         let weight = self.vector(role, layer)?.into();
         let bias = bias.map_or(Ok(None), |bias| self.optional(bias, layer))?;
-        let kind = match self.config.architecture.norm {
-            architecture::Norm::Layer => NormKind::Layer,
-            architecture::Norm::Rms => NormKind::Rms,
-        };
-        Ok(Norm { kind, epsilon: self.config.norm_epsilon, weight, bias })
+        Ok(Norm { kind: self.norm_kind(), epsilon: self.config.norm_epsilon, weight, bias })
     }
 
     /// The same, if the model has one.
@@ -348,7 +356,12 @@ impl<'v, 'a> Lookup<'v, 'a> {
         bias: Option<TensorRole>,
         layer: Option<usize>,
     ) -> Result<Option<Norm>> {
-        let norm = self.norm_if(there, role, bias, layer)?;
+        let norm = match self.plain_norms() {
+            // The second norm of a parallel block is none of them.
+            true if role == TensorRole::AttentionNorm2 => None,
+            true => Some(self.plain_norm(self.config.hidden_size)),
+            false => self.norm_if(there, role, bias, layer)?,
+        };
         let square = self.config.residual_multiplier * self.config.residual_multiplier;
         Ok(norm.map(|norm| Norm { epsilon: norm.epsilon / square, ..norm }))
     }

@@ -13,10 +13,10 @@ mod upload;
 use std::sync::Arc;
 
 use quern_compute::{Bytes, Matrix, Norm, Permutation, Scales, Vector};
-use quern_model::TensorRole;
+use quern_model::{Config, TensorRole};
 use quern_tensor_io::{Checkpoint, ElementType};
 
-pub(crate) use block::{Block, Expert, Experts, Ffn, PerLayer, SharedExpert, Streams, Widen};
+pub(crate) use block::{Block, Expert, Experts, ExpertsBeside, Ffn, PerLayer, SharedExpert, Streams, Widen};
 pub(crate) use mixers::{
     Attention, Beside, DeltaNet, DeltaProjections, HeadNorms, Indexer, LatentAttention, Mamba2, Mixer,
     Network, Qkv, Queries, ShortConv, Shown, Up, convolved, index_scratch, state_sizes,
@@ -150,6 +150,11 @@ pub(crate) struct PerLayerTable {
     pub(crate) norm: Norm,
 }
 
+/// Whether norms of the residual stream have no weights in a checkpoint (OLMo).
+pub(crate) fn plain_norms(config: &Config) -> bool {
+    config.architecture.tensors.iter().all(|tensor| tensor.role != TensorRole::OutputNorm)
+}
+
 /// All tensors of a model.
 #[derive(Clone, Debug)]
 pub(crate) struct Weights {
@@ -172,6 +177,8 @@ pub(crate) struct Weights {
     pub(crate) bytes_in_file: u64,
     /// Experts that a token chooses in each block.
     pub(crate) experts_used: usize,
+    /// Norms have no weights in the checkpoint.
+    pub(crate) plain_norms: bool,
 }
 
 impl Weights {
@@ -196,9 +203,9 @@ impl Weights {
             let all = block.linears().into_iter().map(|l| (expert(l), l.bytes()));
             let (experts, common): (Vec<_>, Vec<_>) = all.partition(|&(expert, _)| expert);
             let sum = |part: Vec<(bool, u64)>| part.into_iter().map(|(_, bytes)| bytes).sum::<u64>();
-            let (chosen, router) = match &block.ffn {
-                Ffn::Dense { .. } | Ffn::None => (0, 0),
-                Ffn::Experts(mixture) => {
+            let (chosen, router) = match block.mixture() {
+                None => (0, 0),
+                Some(mixture) => {
                     let count = mixture.experts.len().max(1) as u64;
                     // The one row that weights a shared expert counts with the vectors.
                     let router = mixture.router.bytes();
@@ -232,22 +239,22 @@ impl Weights {
         self.blocks.iter().any(|block| block.mixer.state() > 0)
     }
 
-    /// Numbers in all of them; a tied head counts once.
+    /// Numbers in all of them that the checkpoint has; a tied head counts once.
     pub(crate) fn parameters(&self) -> u64 {
         let matrix = |w: &Weight| (w.rows() * w.columns()) as u64;
         let linear = |l: &Linear| {
             let (weight, bias) = (&l.op.weight, l.op.bias.as_ref());
             (weight.rows() * weight.columns()) as u64 + bias.map_or(0, |b| b.len() as u64)
         };
-        let norm = |n: &Norm| (n.weight.len() + n.bias.as_ref().map_or(0, Vector::len)) as u64;
+        let norm = |n: &Norm| match self.plain_norms {
+            true => 0,
+            false => (n.weight.len() + n.bias.as_ref().map_or(0, Vector::len)) as u64,
+        };
         let block = |b: &Block| {
-            let router = match &b.ffn {
-                Ffn::Experts(experts) => {
-                    let bias = experts.choice_bias.as_ref().map_or(0, |bias| bias.len() as u64);
-                    bias + experts.routers().map(linear).sum::<u64>()
-                }
-                Ffn::Dense { .. } | Ffn::None => 0,
-            };
+            let router = b.mixture().map_or(0, |experts| {
+                let bias = experts.choice_bias.as_ref().map_or(0, |bias| bias.len() as u64);
+                bias + experts.scales.len() as u64 + experts.routers().map(linear).sum::<u64>()
+            });
             let own = b.per_layer.as_ref().map_or(0, |own| linear(&own.context));
             let own = own
                 + b.streams.as_ref().map_or(0, |s| {

@@ -9,9 +9,11 @@ use quern_model::{Config, TensorRole, View};
 use quern_tensor_io::Checkpoint;
 
 use super::PerLayerTable;
-use super::block::{Block, Expert, Experts, Ffn, PerLayer, SharedExpert, Streams, Widen};
+use super::block::{
+    Block, Expert, Experts, ExpertsBeside, Ffn, Latent, PerLayer, SharedExpert, Streams, Widen,
+};
 use super::lookup::Lookup;
-use super::{Mixer, Weights};
+use super::{Linear, Mixer, Weights};
 use crate::Result;
 use crate::load::LoadIn;
 use crate::placement::{Mover, Work};
@@ -93,6 +95,7 @@ impl Weights {
             tied,
             bytes_in_file: lookup.bytes(),
             experts_used: config.experts.map_or(0, |e| e.used),
+            plain_norms: lookup.plain_norms(),
         };
         mover.head(&mut weights)?;
         work.head_done();
@@ -104,7 +107,8 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
     use TensorRole as R;
     let at = Some(layer);
     let has = |role| lookup.has(role, at);
-    let ffn = match config.experts.as_ref().filter(|_| config.is_sparse(layer)) {
+    let mixture = config.experts.as_ref().filter(|_| config.is_sparse(layer));
+    let ffn = match mixture.filter(|_| !config.has_dense_beside()) {
         Some(mixture) => Ffn::Experts(Box::new(experts(lookup, mixture, layer)?)),
         None if config.has_single_layers() => Ffn::None,
         None => {
@@ -144,6 +148,10 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
         ffn_norm,
         ffn,
         ffn_post_norm: lookup.norm_if(has(R::FfnPostNorm), R::FfnPostNorm, None, at)?,
+        beside: match mixture.filter(|_| config.has_dense_beside()) {
+            Some(mixture) => Some(Box::new(beside(lookup, config, mixture, layer)?)),
+            None => None,
+        },
         per_layer: match config.per_layer {
             Some(sizes) => Some(Box::new(PerLayer {
                 context: lookup.rows_of(R::PerLayerContext, layer * sizes.size..(layer + 1) * sizes.size)?,
@@ -185,6 +193,27 @@ fn block(lookup: &Lookup<'_, '_>, config: &Config, layer: usize) -> Result<Block
     })
 }
 
+/// Experts beside the dense network of a block.
+fn beside(
+    lookup: &Lookup<'_, '_>,
+    config: &Config,
+    mixture: &quern_model::Experts,
+    layer: usize,
+) -> Result<ExpertsBeside> {
+    use TensorRole as R;
+    let norm = |role| lookup.norm(role, None, Some(layer));
+    // What is normalized is also divided by the square root of its size.
+    let mut router_norm = norm(R::RouterScale)?;
+    lookup.scale(&mut router_norm, (config.hidden_size as f32).sqrt().recip())?;
+    Ok(ExpertsBeside {
+        experts: experts(lookup, mixture, layer)?,
+        router_norm,
+        norm: norm(R::ExpertsNorm)?,
+        post_norm: norm(R::ExpertsPostNorm)?,
+        dense_norm: norm(R::DensePostNorm)?,
+    })
+}
+
 /// The mixture of experts of a block.
 fn experts(lookup: &Lookup<'_, '_>, mixture: &quern_model::Experts, layer: usize) -> Result<Experts> {
     use TensorRole as R;
@@ -192,19 +221,20 @@ fn experts(lookup: &Lookup<'_, '_>, mixture: &quern_model::Experts, layer: usize
     let gated = lookup.gated();
     let expert = |expert: usize| -> Result<Expert> {
         let linear = |role, bias| lookup.expert(role, Some(bias), at, expert);
-        Ok(Expert {
-            gate: gated.then(|| linear(R::ExpertsGate, R::ExpertsGateBias)).transpose()?,
-            up: linear(R::ExpertsUp, R::ExpertsUpBias)?,
-            down: linear(R::ExpertsDown, R::ExpertsDownBias)?,
-        })
+        let widen = if lookup.has(R::ExpertsGateUp, at) {
+            Widen::Fused(lookup.expert(R::ExpertsGateUp, None, at, expert)?)
+        } else {
+            let gate = gated.then(|| linear(R::ExpertsGate, R::ExpertsGateBias)).transpose()?;
+            widened(gate, linear(R::ExpertsUp, R::ExpertsUpBias)?)
+        };
+        Ok(Expert { widen, down: linear(R::ExpertsDown, R::ExpertsDownBias)? })
     };
     let linear = |role| lookup.linear(role, None, at);
     let shared = match mixture.shared {
         None => None,
         Some(shared) => Some(SharedExpert {
             expert: Expert {
-                gate: gated.then(|| linear(R::SharedGate)).transpose()?,
-                up: linear(R::SharedUp)?,
+                widen: widened(gated.then(|| linear(R::SharedGate)).transpose()?, linear(R::SharedUp)?),
                 down: linear(R::SharedDown)?,
             },
             router: shared.gated.then(|| lookup.row(R::SharedRouter, layer)).transpose()?,
@@ -215,7 +245,23 @@ fn experts(lookup: &Lookup<'_, '_>, mixture: &quern_model::Experts, layer: usize
         router: lookup.linear(R::Router, Some(R::RouterBias), at)?,
         choice_bias: bias.map(Into::into),
         experts: (0..mixture.count).map(expert).collect::<Result<_>>()?,
+        scales: match lookup.has(R::ExpertsScale, at) {
+            true => lookup.vector(R::ExpertsScale, at)?,
+            false => Vec::new(),
+        },
+        latent: match mixture.latent {
+            Some(_) => Some(Latent { inward: linear(R::ExpertsIn)?, outward: linear(R::ExpertsOut)? }),
+            None => None,
+        },
         stacks: None,
         shared,
     })
+}
+
+/// The first layers of an expert.
+fn widened(gate: Option<Linear>, up: Linear) -> Widen {
+    match gate {
+        Some(gate) => Widen::Gated { gate, up },
+        None => Widen::Plain(up),
+    }
 }

@@ -47,6 +47,7 @@ impl Block {
             ffn: self.ffn.upload(uploader)?,
             ffn_post_norm: norm(uploader, &self.ffn_post_norm)?,
             // No GPU computes models that have these.
+            beside: self.beside.clone(),
             per_layer: self.per_layer.clone(),
             streams: self.streams.clone(),
             cutoff: self.cutoff,
@@ -56,18 +57,32 @@ impl Block {
     }
 }
 
+impl Widen {
+    fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+        Ok(match self {
+            Self::Gated { gate, up } => {
+                Self::Gated { gate: gate.upload(uploader)?, up: up.upload(uploader)? }
+            }
+            Self::Fused(both) => Self::Fused(both.upload(uploader)?),
+            Self::Plain(up) => Self::Plain(up.upload(uploader)?),
+        })
+    }
+
+    /// The same with layers that were moved: the gate, if it has one, and the other.
+    fn with(&self, gate: Option<Linear>, up: Linear) -> Self {
+        match (self, gate) {
+            (Self::Gated { .. }, Some(gate)) => Self::Gated { gate, up },
+            (Self::Fused(_), _) => Self::Fused(up),
+            (Self::Gated { .. } | Self::Plain(_), _) => Self::Plain(up),
+        }
+    }
+}
+
 impl Ffn {
     fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
         Ok(match self {
             Self::Dense { widen, down } => {
-                let widen = match widen {
-                    Widen::Gated { gate, up } => {
-                        Widen::Gated { gate: gate.upload(uploader)?, up: up.upload(uploader)? }
-                    }
-                    Widen::Fused(both) => Widen::Fused(both.upload(uploader)?),
-                    Widen::Plain(up) => Widen::Plain(up.upload(uploader)?),
-                };
-                Self::Dense { widen, down: down.upload(uploader)? }
+                Self::Dense { widen: widen.upload(uploader)?, down: down.upload(uploader)? }
             }
             Self::None => Self::None,
             Self::Experts(mixture) => Self::Experts(Box::new(mixture.upload(uploader)?)),
@@ -79,7 +94,7 @@ impl Experts {
     /// All gates, all up and all down projections.
     fn layers(&self) -> [Vec<&Linear>; 3] {
         let of = |layer: fn(&Expert) -> Option<&Linear>| self.experts.iter().filter_map(layer).collect();
-        [of(|e| e.gate.as_ref()), of(|e| Some(&e.up)), of(|e| Some(&e.down))]
+        [of(|e| e.widen.gate()), of(|e| Some(e.widen.up())), of(|e| Some(&e.down))]
     }
 
     fn gpu_bytes(&self) -> usize {
@@ -102,22 +117,22 @@ impl Experts {
         let (gates, ups, downs) = (stack(gates)?, stack(ups)?, stack(downs)?);
         let mut gates = gates.into_iter();
         let experts = self.experts.iter().zip(ups).zip(downs);
-        let mut gate = |own: &Expert| own.gate.as_ref().and_then(|_| gates.next());
-        let experts = experts.map(|((own, up), down)| Expert { gate: gate(own), up, down }).collect();
+        let mut gate = |own: &Expert| own.widen.gate().and_then(|_| gates.next());
+        let expert =
+            |((own, up), down): ((&Expert, _), _)| Expert { widen: own.widen.with(gate(own), up), down };
+        let experts = experts.map(expert).collect();
         let shared = match &self.shared {
-            Some(SharedExpert { expert: Expert { gate, up, down }, router }) => Some(SharedExpert {
-                expert: Expert {
-                    gate: gate.as_ref().map(|gate| gate.upload(uploader)).transpose()?,
-                    up: up.upload(uploader)?,
-                    down: down.upload(uploader)?,
-                },
+            Some(SharedExpert { expert: Expert { widen, down }, router }) => Some(SharedExpert {
+                expert: Expert { widen: widen.upload(uploader)?, down: down.upload(uploader)? },
                 router: router.as_ref().map(|router| router.upload(uploader)).transpose()?,
             }),
             None => None,
         };
         let choice_bias = self.choice_bias.as_ref().map(|bias| uploader.vector(bias)).transpose()?;
         let router = self.router.upload(uploader)?;
-        let moved = Self { router, choice_bias, experts, stacks: None, shared };
+        // No GPU computes models that have these.
+        let (scales, latent) = (self.scales.clone(), self.latent.clone());
+        let moved = Self { router, choice_bias, experts, scales, latent, stacks: None, shared };
         let stacks = ExpertStacks::of(&moved.ops());
         Ok(Self { stacks, ..moved })
     }

@@ -11,7 +11,9 @@ pub struct Group {
     pub names: Vec<String>,
     pub role: Option<TensorRole>,
     pub expert: Option<usize>,
+    /// `[rows][columns]`.
     pub values: Vec<f32>,
+    pub columns: usize,
     pub reference: Option<Vec<f32>>,
     pub drift: Option<Vec<f32>>,
     pub outputs: usize,
@@ -35,7 +37,8 @@ impl<F> Observer for Collect<F> {
             Some(entry) => entry,
             None => {
                 let (role, expert) = (Some(first.role), first.expert);
-                self.groups.push(Group { names, role, expert, outputs, ..Group::default() });
+                let columns = group.columns;
+                self.groups.push(Group { names, role, expert, columns, outputs, ..Group::default() });
                 self.groups.last_mut().unwrap()
             }
         };

@@ -8,6 +8,8 @@
 //! ```
 //!
 //! llama.cpp multiplies the layer's output with it; a factor of 1 is left out of the file.
+//!
+//! Gemma 4 has numbers of the model itself under such names, which are no factors of blocks: [`OWN`].
 
 use std::ops::Range;
 
@@ -17,6 +19,10 @@ use crate::decode::mxfp4::TABLE;
 use crate::decode::nvfp4::half_ue4m3;
 use crate::layout::{self, NVFP4};
 use crate::{Checkpoint, ElementType, Result, decode};
+
+/// By `general.architecture`, ends of tensors of the model itself: what a router's input is multiplied with, and the share
+/// of each expert.
+const OWN: [(&str, [&str; 2]); 1] = [("gemma4", ["ffn_gate_inp", "ffn_down_exps"])];
 
 /// Values of a block of `nvfp4`.
 const NVFP4_BLOCK: usize = 64;
@@ -33,9 +39,10 @@ pub(super) struct Beside {
     pub rows_each: usize,
 }
 
-/// The layer whose factor this tensor is, by its name.
-pub(super) fn layer_of(name: &str) -> Option<&str> {
-    name.strip_suffix(".scale")
+/// The layer whose factor this tensor is, by its name and what the model's architecture is called.
+pub(super) fn layer_of<'n>(called: &[&str], name: &'n str) -> Option<&'n str> {
+    let own = OWN.iter().find(|(of, _)| called.contains(of)).map_or(&[][..], |(_, ends)| ends);
+    name.strip_suffix(".scale").filter(|prefix| !own.iter().any(|end| prefix.ends_with(end)))
 }
 
 /// Reads the weight with this prefix, which has a tensor `.scale`; `None` if there is no such weight, so that the tensor is

@@ -58,8 +58,10 @@ const PIECES: [&str; 31] = [
 /// The weights of a GGUF file that have a factor beside them.
 pub(super) fn read_gguf(checkpoint: &Checkpoint) -> Result<Option<Packing>> {
     let mut layers = Vec::new();
+    let names = [checkpoint.stated_architecture(), checkpoint.metadata().str("general.architecture")];
+    let called: Vec<&str> = names.into_iter().flatten().collect();
     for info in checkpoint.tensors() {
-        if let Some(prefix) = beside::layer_of(&info.name)
+        if let Some(prefix) = beside::layer_of(&called, &info.name)
             && let Some(layer) = beside::read(checkpoint, prefix)?
         {
             layers.push(layer);

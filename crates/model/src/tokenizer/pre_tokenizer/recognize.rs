@@ -64,25 +64,27 @@ fn name(given: &FileRule, own: &Pipeline) -> Found {
     nearest(given, own)
 }
 
-/// Of rows that fit, the name that models of this type are known by, else the first.
+/// Of rows that fit, a name that models of this type are known by, else the first.
 fn best<'k>(fitting: impl Iterator<Item = &'k Known> + Clone, given: &FileRule) -> Option<Found> {
-    let usual = match given.model_type.as_deref().unwrap_or_default() {
-        "phi" => "phi-2",
-        "stablelm" => "stablelm2",
-        "mpt" => "mpt",
-        "dbrx" | "phi3" | "olmo2" | "olmo3" | "granitemoehybrid" => "dbrx",
-        "exaone4" => "exaone4",
-        "hunyuan_v1_dense" => "hunyuan-dense",
-        "hunyuan_v1_moe" => "hunyuan",
-        "glm" | "glm4" | "glm4v" | "glm4_moe" | "glm4_moe_lite" | "glm_moe_dsa" | "chatglm" => "glm4",
-        "llama4" | "llama4_text" => "llama4",
-        "minimax_m2" => "minimax-m2",
-        "refact" | "granite" | "granitemoe" | "granitemoeshared" => "refact",
-        "smollm3" => "smollm",
-        "solar_open" => "solar-open",
-        _ => "",
+    let usual: &[&str] = match given.model_type.as_deref().unwrap_or_default() {
+        "phi" => &["phi-2"],
+        "stablelm" => &["stablelm2"],
+        "mpt" => &["mpt"],
+        "dbrx" | "phi3" | "olmo2" | "olmo3" | "granitemoehybrid" => &["dbrx"],
+        "exaone4" => &["exaone4"],
+        "hunyuan_v1_dense" => &["hunyuan-dense"],
+        "hunyuan_v1_moe" => &["hunyuan"],
+        "glm" | "glm4" | "glm4v" | "glm4_moe" | "glm4_moe_lite" | "glm_moe_dsa" | "chatglm" => &["glm4"],
+        "llama4" | "llama4_text" => &["llama4"],
+        "minimax_m2" => &["minimax-m2"],
+        "refact" => &["refact"],
+        // Granite 3, and Granite 4 without Mamba-2 in its class.
+        "granite" | "granitemoe" | "granitemoeshared" => &["refact", "dbrx"],
+        "smollm3" => &["smollm"],
+        "solar_open" => &["solar-open"],
+        _ => &[],
     };
-    let by_type = fitting.clone().find_map(|k| Some((k, *k.names.iter().find(|&&name| name == usual)?)));
+    let by_type = fitting.clone().find_map(|k| Some((k, *k.names.iter().find(|name| usual.contains(name))?)));
     let (known, name) = by_type.or_else(|| fitting.clone().next().map(|k| (k, k.names[0])))?;
     Some(Found { name, add_bos: known.add_bos, note: None })
 }

@@ -62,7 +62,14 @@ impl Phases<'_, '_> {
         let AttentionBuffers { q, k, v, qkv } = buffers;
         let input = mixer_input(model, block, x);
         let width = query + 2 * key;
-        let mut gates = None;
+        let (mut gates, scratch) = match &attention.gate {
+            Some(gate) => {
+                let (mut own, rest) = scratch.split_at(n * query);
+                self.linear([gate], input, Output::Store([own.reborrow()]))?;
+                (Some(own), rest)
+            }
+            None => (None, scratch),
+        };
         let mut heads = match &attention.qkv {
             Qkv::Separate { q: wq, k: wk, v: wv } if attention.gated => {
                 let together = target.remote.is_some() || self.executor.joins_heads();
@@ -138,6 +145,9 @@ impl Phases<'_, '_> {
                 Heads::Joined { qkv, by_group: *by_group }
             }
         };
+        if let Some(limit) = config.qkv_limit {
+            cut_off(limit, &mut heads)?;
+        }
         let of_values = attention.head_norms.as_ref().and_then(|norms| norms.v.as_ref());
         if let (Some(norm), Heads::Separate { v, .. }) = (of_values, &mut heads) {
             self.executor.norm_in_place(norm, v.reborrow())?;
@@ -184,6 +194,20 @@ impl Phases<'_, '_> {
         let gates = gates.as_values();
         Ok(self.executor.sigmoid_gate(attended, gates.slice(start..gates.len()))?)
     }
+}
+
+/// Cuts off queries, keys and values beyond this and its negative. On the CPU alone:
+/// [`Model::beyond_gpus`](crate::Model::beyond_gpus).
+fn cut_off(limit: f32, heads: &mut Heads<'_>) -> Result<()> {
+    let rows = match heads {
+        Heads::Separate { q, k, v } => vec![q, k, v],
+        Heads::Queries { q } => vec![q],
+        Heads::Joined { qkv, .. } => vec![qkv],
+    };
+    for values in rows {
+        values.reborrow().host()?.iter_mut().for_each(|value| *value = value.clamp(-limit, limit));
+    }
+    Ok(())
 }
 
 /// A layer's attention, as the kernels take it.

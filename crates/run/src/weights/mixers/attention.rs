@@ -15,6 +15,8 @@ pub(crate) struct Attention {
     /// A score for each query head that joins the sum of its softmax (gpt-oss).
     pub(crate) sinks: Option<Vector>,
     pub(crate) output: Linear,
+    /// Gates of what it gathers, where a matrix of their own computes them (AFMoE).
+    pub(crate) gate: Option<Linear>,
     /// The query projection also computes a gate of each head's result, behind the head's query (Qwen3-Next).
     pub(crate) gated: bool,
 }
@@ -92,7 +94,21 @@ impl Attention {
         };
         let output = lookup.linear(R::AttentionOutput, Some(R::AttentionOutputBias), at)?;
         let sinks = lookup.optional(R::AttentionSinks, at)?;
-        Ok(Self { qkv, head_norms, sinks, output, gated: config.architecture.gated_attention })
+        let gate = match lookup.has(R::AttentionGate, at) {
+            true => Some(lookup.linear(R::AttentionGate, None, at)?),
+            false => None,
+        };
+        Ok(Self { qkv, head_norms, sinks, output, gate, gated: config.architecture.gated_attention })
+    }
+
+    /// The layers that read the block's normed input.
+    pub(super) fn inputs(&self) -> Vec<&Linear> {
+        self.qkv.linears().into_iter().chain(&self.gate).collect()
+    }
+
+    /// The same, to be replaced.
+    pub(super) fn inputs_mut(&mut self) -> Vec<&mut Linear> {
+        self.qkv.linears_mut().into_iter().chain(&mut self.gate).collect()
     }
 
     /// Memory for each token: queries and gates as they are computed, which on a GPU keys and values follow, and gates
@@ -100,6 +116,7 @@ impl Attention {
     pub(super) fn scratch(&self) -> usize {
         let rows = |linear: &Linear| linear.op.weight.rows();
         match &self.qkv {
+            _ if self.gate.is_some() => self.output.op.weight.columns(),
             Qkv::Separate { q, k, v } if self.gated => {
                 rows(q) + rows(k) + rows(v) + self.output.op.weight.columns()
             }
@@ -149,7 +166,8 @@ impl Attention {
             Qkv::Fused { qkv, by_group } => Qkv::Fused { qkv: qkv.upload(uploader)?, by_group: *by_group },
         };
         let sinks = self.sinks.as_ref().map(|sinks| uploader.vector(sinks)).transpose()?;
-        Ok(Self { qkv, head_norms, sinks, output: self.output.upload(uploader)?, gated: self.gated })
+        let gate = self.gate.as_ref().map(|gate| gate.upload(uploader)).transpose()?;
+        Ok(Self { qkv, head_norms, sinks, output: self.output.upload(uploader)?, gate, gated: self.gated })
     }
 }
 

@@ -118,7 +118,7 @@ impl Mixer {
     /// The layers that read the block's normed input, in the order of their outputs.
     pub(crate) fn inputs(&self) -> Vec<&Linear> {
         match self {
-            Self::Attention(attention) => attention.qkv.linears(),
+            Self::Attention(attention) => attention.inputs(),
             Self::Beside(both) => both.inputs(),
             Self::DeltaNet(net) => net.inputs(),
             Self::ShortConv(conv) => vec![&conv.input],
@@ -132,7 +132,7 @@ impl Mixer {
     /// The same, to be replaced.
     pub(crate) fn inputs_mut(&mut self) -> Vec<&mut Linear> {
         match self {
-            Self::Attention(attention) => attention.qkv.linears_mut(),
+            Self::Attention(attention) => attention.inputs_mut(),
             Self::Beside(both) => both.inputs_mut(),
             Self::DeltaNet(net) => net.inputs_mut(),
             Self::ShortConv(conv) => vec![&mut conv.input],
@@ -306,9 +306,14 @@ impl Mixer {
 /// by its configuration alone.
 pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
     let (query, key) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-    let gates = if config.architecture.gated_attention { 3 * query + 2 * key } else { index_scratch(config) };
-    let Some(states) = &config.states else { return (0, gates) };
-    let (state, scratch) = match &states.mixer {
+    let apart = config.architecture.tensors.iter().any(|t| t.role == TensorRole::AttentionGate);
+    let gates = match config.architecture.gated_attention {
+        true => 3 * query + 2 * key,
+        false if apart => query,
+        false => index_scratch(config),
+    };
+    let Some(mixer) = config.state_mixer() else { return (0, gates) };
+    let (state, scratch) = match mixer {
         StateMixer::DeltaNet(net) => {
             let shape = delta_net::shape_of(net);
             let made = shape.state() / shape.key_dim.max(1);
@@ -327,13 +332,13 @@ pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
             (conv_state(scan.width(), mamba.taps) + scan.states(), 2 * parts + scan.inner() + made + result)
         }
     };
-    let layers = states.layers.iter().filter(|&&state| state).count();
+    let layers = (0..config.layers).filter(|&layer| config.has_state(layer)).count();
     (layers * state, scratch.max(gates))
 }
 
 /// Numbers for each token that a GPU has of convolved inputs, and of what projections compute in another order.
 pub(crate) fn convolved(config: &Config) -> usize {
-    match config.states.as_ref().map(|states| &states.mixer) {
+    match config.state_mixer() {
         Some(StateMixer::DeltaNet(net)) => {
             let shape = delta_net::shape_of(net);
             2 * shape.width() + shape.values() + 2 * shape.value_heads
