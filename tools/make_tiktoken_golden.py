@@ -29,7 +29,7 @@ def texts():
     prose = (ROOT / "fixtures/text/calibration.txt").read_text(encoding="utf-8", errors="ignore")
     own = ["東京は日本の首都です。北京是中国的首都，ok？", "DON'T it'S We'Ll", "x<|im_end|><|extra_7|>[EOS] y<|reserved_token_400|>",
            "漢字ABC漢字abc", " " * 40 + "\n" * 7 + "\t \t", "1234567890１２３", "e" * 60 + "the" * 30]
-    return ast.literal_eval(lists[0]) + own + [prose[at:at + 700] for at in (3000, 20000, 50000)]
+    return ast.literal_eval(lists[0]) + own + [prose[at:at + 250] for at in (3000, 20000, 50000)]
 
 
 def main():
