@@ -63,7 +63,7 @@ fn ends(args: &[&str]) -> Output {
 
 /// Every name that a model's folder may have beside its weights, and whether a conversion needs or reads it as a
 /// configuration, so that it must be refused.
-const NAMES: [(&str, bool); 17] = [
+const NAMES: [(&str, bool); 18] = [
     ("config.json", true),
     ("generation_config.json", true),
     ("quantize_config.json", true),
@@ -73,6 +73,7 @@ const NAMES: [(&str, bool); 17] = [
     ("special_tokens_map.json", false),
     ("tokenizer.json", false),
     ("tokenizer.model", false),
+    ("tiktoken.model", false),
     ("tokenizer_config.json", false),
     ("added_tokens.json", false),
     ("chat_template.jinja", false),

@@ -14,6 +14,7 @@ import datetime
 import json
 from pathlib import Path
 
+import tiny_tokenizers
 import transformers
 from transformers import AutoTokenizer
 from transformers.utils import chat_template_utils
@@ -144,16 +145,23 @@ def main():
         config = json.loads((directory / "tokenizer_config.json").read_text())
         if "chat_template" not in config:
             continue
-        tokenizer_files = [directory / name for name in ("tokenizer.json", "tokenizer_config.json")]
+        files = [spec["file"] for spec in tiny_tokenizers.RANKED.values() if (directory / spec["file"]).is_file()]
+        tokenizer_files = [directory / name for name in (*(files or ["tokenizer.json"]), "tokenizer_config.json")]
         key = tuple(file.read_bytes() for file in tokenizer_files)
         if key in seen:
             continue
         seen.add(key)
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        ranked = tiny_tokenizers.Ranked(directory.name, directory) if files else None
+        tokenizer = None if files else AutoTokenizer.from_pretrained(directory)
         models[directory.name] = []
         for conversation in CONVERSATIONS:
             messages = [{"role": role, "content": content} for role, content in conversation]
             options = {"add_generation_prompt": True}
+            if ranked:
+                template = chat_template_utils._compile_jinja_template(config["chat_template"])
+                text = template.render(messages=messages, tools=None, documents=None, **options)
+                models[directory.name].append({"messages": messages, "text": text, "ids": ranked.encode(text).ids})
+                continue
             text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
             ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
             models[directory.name].append({"messages": messages, "text": text, "ids": ids})

@@ -42,6 +42,7 @@ CLASSES = {
     "apertus": "Apertus", "hunyuan_v1_dense": "HunYuanDenseV1", "hunyuan_v1_moe": "HunYuanMoEV1",
     "solar_open": "SolarOpen", "cwm": "Cwm", "ministral": "Ministral", "jais2": "Jais2", "hyperclovax": "HyperCLOVAX",
     "vaultgemma": "VaultGemma", "flex_olmo": "FlexOlmo", "exaone_moe": "ExaoneMoe",
+    "deepseek_v32": "DeepseekV32", "glm_moe_dsa": "GlmMoeDsa",
 }
 
 

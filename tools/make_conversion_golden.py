@@ -6,12 +6,13 @@ LLAMA_CPP_DIR is llama.cpp's source tree (made with the one in llama-cpp-python 
 through transformers and pins that to 4.57.6, so this script needs the same (`pip install transformers==4.57.6`); torch,
 sentencepiece, gguf as well. transformers 5 hands the converter other keys, and it fails on some architectures.
 
-The converter runs as it is but for three things, which each gguf.json lists under "changed":
+The converter runs as it is but for four things, which each gguf.json lists under "changed":
 
 - "pre": it knows a byte-level pre-tokenizer by the hash of what a whole published vocabulary makes of a text, so it
   refuses a tiny one; the script gives it the family's name.
 - "config": keys that this version of the converter reads and config.json has not.
 - "code": a fault that loses tensors or bits.
+- "tokenizer": one that needs a program of the repository.
 
 gguf.json holds, in the file's order, "metadata" (key, GGUF type, value) and "tensors" (name, type, shape in GGUF's
 order, the fastest dimension first, and SHA-256 of the bytes) of an F16 file (BF16 where the folder has bfloat16); for two
@@ -51,7 +52,7 @@ PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "
        "gpt_oss": "gpt-4o", "arcee": "llama-bpe", "exaone4": "exaone4", "olmo": "olmo", "afmoe": "llama-bpe", "olmoe": "olmo", "cohere2": "command-r",
        "qwen2_moe": "qwen2", "dots1": "qwen2", "glm4_moe": "glm4", "minimax_m2": "minimax-m2",
        "llama4": "llama4", "granitemoe": "refact", "granitemoeshared": "refact", "granitehybrid": "dbrx", "granitehybrid-rope": "dbrx", "granitehybrid_moe": "dbrx", "mamba2": "olmo", "falcon_h1": "llama-bpe", "youtu": "llama-bpe",
-       "deepseek_v2": "deepseek-llm", "deepseek_v3": "deepseek-v3", "glm4_moe_lite": "glm4",
+       "deepseek_v2": "deepseek-llm", "deepseek_v3": "deepseek-v3", "kimi_k2": "kimi-k2", "glm4_moe_lite": "glm4", "deepseek_v32": "deepseek-v3", "glm_moe_dsa": "glm4",
        "glm4": "glm4", "glm": "glm4", "cohere": "command-r",
        "hunyuan": "hunyuan-dense", "hunyuan_moe": "hunyuan", "apertus": "llama-bpe",
        "solar_open": "solar-open", "jais2": "jais-2", "exaone_moe": "exaone-moe"}
@@ -83,6 +84,9 @@ REMOTE = ("HunYuanMoEModel.set_vocab runs the repository's own code and writes t
 CODE = {"stablelm-parallel": LOST, "gemma": ROUNDED, "gemma3": ROUNDED, "gemma3-images": ROUNDED, "nemotron": ROUNDED,
         "hunyuan_moe": REMOTE}
 
+# Folders with a vocabulary of the tiktoken library, whose own program is not here.
+RANKED = {"kimi_k2": "set up as the repository's own program does (tiny_tokenizers.Ranked)"}
+
 # Not in llama.cpp: no converter, no architecture.
 WITHOUT = {"opt", "opt-350m", "helium", "glm4v", "cwm", "hyperclovax", "vaultgemma", "flex_olmo"}
 
@@ -106,6 +110,12 @@ def convert(directory, outtype, target, changed):
             kind.modify_tensors = modify_tensors
         if changed.get("code") == REMOTE:
             kind.set_vocab = lambda self: self._set_vocab_gpt2()
+        if "tokenizer" in changed:
+            import tiny_tokenizers
+            import transformers
+
+            ranked = tiny_tokenizers.Ranked(directory.name, directory)
+            transformers.AutoTokenizer.from_pretrained = lambda *_args, **_options: ranked
         if "pre" in changed:
             kind.get_vocab_base_pre = lambda self, tokenizer: changed["pre"]
         # llama.cpp wants the layers that predict further tokens, or to be asked to do without
@@ -171,7 +181,7 @@ def main():
             if name in WITHOUT:
                 continue
             directory = FOLDERS / name
-            changed = {k: t[name] for k, t in [("pre", PRE), ("config", CONFIG), ("code", CODE)] if name in t}
+            changed = {k: t[name] for k, t in [("pre", PRE), ("config", CONFIG), ("code", CODE), ("tokenizer", RANKED)] if name in t}
             try:
                 read = {}
                 config = json.loads((directory / "config.json").read_text())

@@ -11,7 +11,7 @@ Every run writes the same bytes. Each folder holds
 - logits.safetensors: transformers in float32 on these weights, eager attention: promptN.input_ids, promptN.logits
   (one row for each of the last 8 positions), promptN.greedy_ids (16 tokens); the prompts' texts are a JSON list in the metadata;
 - tokenize.json: texts, their ids by the tokenizers library from tokenizer.json ("ids": add_special_tokens=False,
-  "ids_with_special": True). Where transformers' AutoTokenizer makes other ids of the same folder, they are stored
+  "ids_with_special": True; by tiktoken where there is none). Where transformers' AutoTokenizer makes other ids of the same folder, they are stored
   as "transformers_ids" and "transformers_ids_with_special".
 
 No weight or setting is left at a value that hides a mistake: norms are not one, biases not zero, epsilons not the usual
@@ -93,6 +93,7 @@ LAYER = SILU | {"intermediate_size": 48, "num_attention_heads": 2, "num_key_valu
 LATENT_MOE = LATENT | {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
                        "first_k_dense_replace": 1, "tie_word_embeddings": True}
 DEEPSEEK = LATENT_MOE | {"bos_token_id": tiny_tokenizers.BOS, "eos_token_id": tiny_tokenizers.EOS}
+INDEXER = {"index_topk": 6, "index_n_heads": 8, "index_head_dim": 16}
 LLAMA4 = {"bos_token_id": "<|begin_of_text|>", "eos_token_id": "<|eot|>", "pad_token_id": "<|finetune_right_pad|>"}
 GLM4 = {"bos_token_id": None, "eos_token_id": "<|endoftext|>", "pad_token_id": "<|endoftext|>"}
 HUNYUAN = {"bos_token_id": "<|startoftext|>", "eos_token_id": "<|endoftext|>", "pad_token_id": "<|pad|>",
@@ -184,6 +185,15 @@ def hunyuan_moe(config):
     config |= {"moe_topk": [config["moe_topk"]] * layers, "moe_intermediate_size": [config["intermediate_size"]] * layers,
                "num_shared_expert": [1] * layers, "use_qk_norm": True, "use_cla": False, "norm_topk_prob": True,
                "moe_layer_num_skipped": 0}
+    return dict(sorted(config.items()))
+
+
+def kimi_k2(config):
+    """Moonshot's name for DeepSeek V3, and the programs that it publishes with the model."""
+    module = "modeling_deepseek.DeepseekV3ForCausalLM"
+    config |= {"model_type": "kimi_k2", "auto_map": {"AutoConfig": "configuration_deepseek.DeepseekV3Config",
+                                                      "AutoModel": "modeling_deepseek.DeepseekV3Model",
+                                                      "AutoModelForCausalLM": module}}
     return dict(sorted(config.items()))
 
 
@@ -394,12 +404,36 @@ MODELS = {
                                         "topk_method": "noaux_tc", "num_nextn_predict_layers": 0}
                     | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
                            beta_slow=2.0, mscale=1.0, mscale_all_dim=1.0)),
+    # with a vocabulary of the tiktoken library
+    "kimi_k2": ("DeepseekV3", "kimi_k2", {"old": True, "rewrite": kimi_k2, "prompts": ["It was a"]},
+                LAYER | LATENT_MOE | {"bos_token_id": "[BOS]", "eos_token_id": "[EOS]", "pad_token_id": "[PAD]", "q_lora_rank": 24,
+                                      "num_hidden_layers": 1, "first_k_dense_replace": 0, "n_routed_experts": 3, "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
+                                      "routed_scaling_factor": 2.827, "n_shared_experts": 1, "scoring_func": "sigmoid",
+                                      "topk_method": "noaux_tc", "num_nextn_predict_layers": 0}
+                | rope(50000.0, "yarn", factor=32.0, original_max_position_embeddings=16, beta_fast=1.0, beta_slow=1.0,
+                       mscale=1.0, mscale_all_dim=1.0)),
     # no scaled rope, all layers but the first mixtures whatever is said
     "glm4_moe_lite": ("Glm4MoeLite", "glm4_moe", {"tokenizer": {"merges": 40}, "seed": 15} | SHORTEST,
                       LAYER | GLM | {"bos_token_id": None} | {k: v for k, v in LATENT_MOE.items() if k != "first_k_dense_replace"}
                       | {"q_lora_rank": 24, "n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
                          "topk_group": 1, "norm_topk_prob": True, "routed_scaling_factor": 1.8, "n_shared_experts": 1}
                       | rope(1000000.0)),
+    # each token reads 6 positions at most, which an indexer chooses; the second has a layer that reads what the one before
+    # chose
+    "deepseek_v32": ("DeepseekV32", "deepseek_v3", {"old": True, "tokenizer": {"merges": 24}, "indexed": 0.005, "prompts": ["It was a dark"]},
+                     LAYER | DEEPSEEK | INDEXER | {
+                         "q_lora_rank": 24, "n_routed_experts": 3, "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
+                         "routed_scaling_factor": 2.5, "n_shared_experts": 1, "scoring_func": "sigmoid",
+                         "topk_method": "noaux_tc", "num_nextn_predict_layers": 0}
+                     | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
+                            beta_slow=2.0, mscale=1.0, mscale_all_dim=1.0)),
+    "glm_moe_dsa": ("GlmMoeDsa", "glm4_moe", {"tokenizer": {"merges": 24}, "indexed": 0.005, "prompts": ["It was a dark"]},
+                    LAYER | GLM | INDEXER | {"bos_token_id": None} | LATENT_MOE | {
+                        "num_hidden_layers": 3, "first_k_dense_replace": 2, "n_routed_experts": 3,
+                        "q_lora_rank": 24, "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
+                        "routed_scaling_factor": 1.8, "n_shared_experts": 1, "scoring_func": "sigmoid",
+                        "indexer_types": ["full", "shared", "full"], "num_nextn_predict_layers": 0}
+                    | rope(1000000.0)),
     # the constants that llama.cpp has; rope in halves
     "minicpm3": ("MiniCPM3", "llama", {} | SHORTEST,
                  LAYER | LATENT | {"q_lora_rank": 24, "tie_word_embeddings": True, "scale_emb": 12, "scale_depth": 1.4,
@@ -703,6 +737,32 @@ def check_routing(model, least):
             raise Tie
 
 
+def check_indexers(model, raw, prompts, least):
+    """The positions that indexers choose for the prompts' tokens, and for those that follow, are clearly apart from the
+    next."""
+    margins, original = [], torch.Tensor.topk
+
+    def topk(scores, count, **options):
+        if scores.dim() == 3 and count == model.config.index_topk:
+            for row in scores.flatten(0, 1):
+                seen = row[row > -1e30].sort(descending=True).values
+                if len(seen) > count:
+                    margins.append(((seen[count - 1] - seen[count]) / seen.std()).item())
+        return original(scores, count, **options)
+
+    torch.Tensor.topk = topk
+    try:
+        for prompt in prompts:
+            ids = torch.tensor([raw.encode(prompt).ids])
+            with torch.no_grad():
+                for _ in range(GREEDY):
+                    ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1].argmax(-1, True)], 1)
+    finally:
+        torch.Tensor.topk = original
+    if not margins or min(margins) < least:
+        raise Tie
+
+
 def text_model(model):
     """The model to compute text with: transformers 5.24's multimodal class of Llama 4 fails without an image."""
     return model.language_model if type(model).__name__ == "Llama4ForConditionalGeneration" else model
@@ -730,7 +790,8 @@ def prompts_of(model, tokenizer, prompts):
 
 def tokenize(folder, raw):
     """The cases of tokenize.json."""
-    auto = transformers.AutoTokenizer.from_pretrained(folder)
+    ranked = isinstance(raw, tiny_tokenizers.Ranked)
+    auto = raw if ranked else transformers.AutoTokenizer.from_pretrained(folder)
     config = json.loads((folder / "tokenizer_config.json").read_text())
     special = config.get("eos_token")
     longest = max((t["content"] for t in config["added_tokens_decoder"].values()), key=len)
@@ -741,7 +802,7 @@ def tokenize(folder, raw):
                 "ids_with_special": raw.encode(text).ids}
         seen = {"transformers_ids": auto.encode(text, add_special_tokens=False),
                 "transformers_ids_with_special": auto.encode(text)}
-        if list(seen.values()) != [case["ids"], case["ids_with_special"]]:
+        if not ranked and list(seen.values()) != [case["ids"], case["ids_with_special"]]:
             case |= seen
         cases.append(case)
     return cases
@@ -783,6 +844,8 @@ def make_with(name, seed):
     if options.get("tokenizer", {}).get("files"):
         # without tokenizer.json its reading by transformers is all there is
         raw = transformers.AutoTokenizer.from_pretrained(folder)._tokenizer
+    elif family in tiny_tokenizers.RANKED:
+        raw = tiny_tokenizers.Ranked(family, folder)
     else:
         raw = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     settings = {k: raw.token_to_id(v) if isinstance(v, str) and k.endswith("_token_id") else v
@@ -832,6 +895,8 @@ def make_with(name, seed):
     if "margin" in options:
         check_routing(loaded, options["margin"])
     prompts = options.get("prompts", PROMPTS)
+    if "indexed" in options:
+        check_indexers(loaded, raw, prompts, options["indexed"])
     loaded = text_model(loaded)
     tensors = prompts_of(loaded, raw, prompts)
     # the older style of config.json means the same

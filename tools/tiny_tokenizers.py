@@ -3,14 +3,18 @@
 Each family keeps what its published tokenizer.json says around the vocabulary: normalizer, pre-tokenizer, post-processor,
 decoder, order and flags of its special tokens. Only the vocabulary is small: 256 bytes and about a hundred merges.
 `write(family, folder)` writes the files of a family as its repositories on the Hub have them: tokenizer.json,
-tokenizer_config.json, special_tokens_map.json, and tokenizer.model for SentencePiece; it returns the length of the
-vocabulary. Used by make_tiny_models.py.
+tokenizer_config.json, special_tokens_map.json, and tokenizer.model for SentencePiece, or a vocabulary of the tiktoken
+library with its configuration and program; it returns the length of the vocabulary. Used by make_tiny_models.py and
+make_tiktoken_golden.py.
 """
 
+import base64
 import functools
 import io
 import json
 import pathlib
+import types
+import unicodedata
 
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
@@ -530,6 +534,46 @@ BPE = {
     },
 }
 
+# Vocabularies of the tiktoken library. `class` and `program` are what tokenizer_config.json maps to; `named` are special
+# tokens, by their distance from the last piece, and `others` how the rest of the `reserved` ones is called.
+HAN = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]"
+KIMI = [
+    r"[\p{Han}]+",
+    r"[^\r\n\p{L}\p{N}]?%s*%s+(?i:'s|'t|'re|'ve|'m|'ll|'d)?" % HAN,
+    r"[^\r\n\p{L}\p{N}]?%s+%s*(?i:'s|'t|'re|'ve|'m|'ll|'d)?" % HAN,
+    r"\p{N}{1,3}",
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*",
+    r"\s*[\r\n]+",
+    r"\s+(?!\S)",
+    r"\s+",
+]
+KIMI_CHAT = (
+    "{% for message in messages %}{{ '<|im_' + message['role'] + '|>' + message['role'] + '<|im_middle|>' + message['content'] + "
+    "'<|im_end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_assistant|>assistant<|im_middle|>' }}{% endif %}"
+)
+RANKED = {
+    "kimi_k2": {
+        "file": "tiktoken.model", "class": "TikTokenTokenizer", "program": "tokenization_kimi", "pattern": KIMI, "reserved": 258,
+        "named": {0: "[BOS]", 1: "[EOS]", 2: "<|im_end|>", 3: "<|im_user|>", 4: "<|im_assistant|>", 9: "[EOT]",
+                  10: "<|im_system|>", 11: "<|tool_calls_section_begin|>", 17: "<|im_middle|>", 254: "[UNK]", 255: "[PAD]"},
+        "ordinary": ["<|tool_calls_section_begin|>"], "others": lambda id, n: f"<|reserved_token_{id}|>",
+        "config": {"bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]", "pad_token": "[PAD]",
+                   "additional_special_tokens": ["<|im_end|>", "<|im_user|>", "<|im_assistant|>", "<|im_system|>", "<|im_middle|>"],
+                   "chat_template": KIMI_CHAT},
+    },
+    "hunyuan_ranked": {
+        "file": "hy.tiktoken", "class": "HYTokenizer", "program": "tokenization_hy", "pattern": [TIKTOKEN % ""], "reserved": 210,
+        "named": dict(enumerate(["<|endoftext|>", "<|startoftext|>", "<|bos|>", "<|eos|>", "<|pad|>"])),
+        "others": lambda id, n: f"<|extra_{n - 5}|>", "nfc": True,
+        "config": {"bos_token": "<|startoftext|>", "eos_token": "<|eos|>", "pad_token": "<|pad|>", "chat_template": HUNYUAN_MOE_CHAT},
+    },
+    "qwen_ranked": {
+        "file": "qwen.tiktoken", "class": "QWenTokenizer", "program": "tokenization_qwen", "pattern": [TIKTOKEN % ""], "reserved": 208,
+        "named": dict(enumerate(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])),
+        "others": lambda id, n: f"<|extra_{n - 3}|>", "nfc": True, "config": {},
+    },
+}
+
 PREPEND = sequence("normalizers", {"type": "Prepend", "prepend": "▁"},
                    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"})
 METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
@@ -644,6 +688,63 @@ def write_bpe(family, folder, merges=96, files="tokenizer.json"):
     return len(order)
 
 
+def write_ranked(family, folder, merges=24, swap=0):
+    """Ranks in place of merges. With `swap`, so many pieces of two are numbered in front of their parts, as no trained
+    vocabulary has them."""
+    spec = RANKED[family]
+    pre = sequence("pretokenizers", split({"Regex": "|".join(spec["pattern"])}), BYTES_ONLY)
+    _, pieces, pairs = train_bpe({"pre": pre, "normalizer": {"type": "NFC"} if spec.get("nfc") else None}, merges)
+    for whole in [a + b for a, b in pairs if len(a) > 1 or len(b) > 1][:swap]:
+        part = next(max(a, b, key=len) for a, b in pairs if a + b == whole)
+        at, to = pieces.index(whole), pieces.index(part)
+        pieces[at], pieces[to] = part, whole
+    bytes_of = {c: b for b, c in ALPHABET.items()}
+    lines = [base64.b64encode(bytes(bytes_of[c] for c in piece)) + f" {rank}\n".encode() for rank, piece in enumerate(pieces)]
+    (folder / spec["file"]).write_bytes(b"".join(lines))
+    special = [{"id": len(pieces) + n} | added(t, t not in spec.get("ordinary", [])) for n, t in spec["named"].items()]
+    # Of the class's own program, the statement that the vocabulary leaves out.
+    quoted = "".join(f'    r"""{part}""",\n' for part in spec["pattern"])
+    program = f'"""A tiny {spec["class"]}: what quern reads of its program."""\n\npat_str = "|".join([\n{quoted}])\n'
+    (folder / (spec["program"] + ".py")).write_text(program)
+    mapped = {"AutoTokenizer": [f"{spec['program']}.{spec['class']}", None]}
+    config = spec["config"] | {"tokenizer_class": spec["class"], "auto_map": mapped, "clean_up_tokenization_spaces": False,
+                               "model_max_length": 1000000000000000019884624838656}
+    decoder = {str(t["id"]): {k: v for k, v in t.items() if k != "id"} for t in special}
+    dump(folder / "tokenizer_config.json", dict(sorted((config | {"added_tokens_decoder": decoder}).items())))
+    return len(pieces) + min(spec["reserved"], 256)
+
+
+# GPT-2's alphabet: a printable character for each byte.
+PRINTED = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+ALPHABET = {b: chr(b) for b in PRINTED} | {b: chr(256 + n) for n, b in enumerate(sorted(set(range(256)) - set(PRINTED)))}
+
+
+class Ranked:
+    """The tokenizer of a folder by the tiktoken library, as the class's own program sets it up."""
+
+    def __init__(self, family, folder):
+        import tiktoken  # of these scripts, only what makes such folders needs it
+
+        spec = RANKED[family]
+        lines = (folder / spec["file"]).read_bytes().split(b"\n")
+        ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines if line)}
+        size = len(ranks)
+        names = [spec["named"].get(n) or spec["others"](size + n, n) for n in range(spec["reserved"])]
+        self.special_tokens = {name: size + n for n, name in enumerate(names)}
+        self.nfc = spec.get("nfc", False)
+        self.encoding = tiktoken.Encoding(
+            name=family, pat_str="|".join(spec["pattern"]), mergeable_ranks=ranks, special_tokens=self.special_tokens)
+        # what llama.cpp's converter reads of Moonshot's class, and of Tencent's
+        self.model, self.mergeable_ranks = self.encoding, ranks
+
+    def encode(self, text, add_special_tokens=True):
+        text = unicodedata.normalize("NFC", text) if self.nfc else text
+        return types.SimpleNamespace(ids=self.encoding.encode(text, allowed_special="all"))
+
+    def token_to_id(self, token):
+        return self.special_tokens.get(token)
+
+
 @functools.cache
 def train_spm(kind, size=392):
     special = {
@@ -707,4 +808,5 @@ def write_config(folder, config, added_tokens):
 
 def write(family, folder, **options):
     """Writes the family's files into the folder and returns how many tokens there are."""
-    return (write_bpe if family in BPE else write_spm)(family, folder, **options)
+    writer = write_bpe if family in BPE else write_ranked if family in RANKED else write_spm
+    return writer(family, folder, **options)

@@ -213,6 +213,6 @@ fn attend_latent(bencher: Bencher, (heads, n, first): (usize, usize, usize)) {
     let counter = BytesCount::new(bytes.len() + 2 * cache.len());
     bencher.counter(counter).bench_local(|| {
         let keys = Keys { data: CacheData::F16(&cache), head_stride: 0 };
-        latent_attention(&pool, &shape, &up, &q, first, keys, &mut out).expect("lengths fit");
+        latent_attention(&pool, &shape, &up, (&q, first), (keys, None), &mut out).expect("lengths fit");
     });
 }

@@ -36,13 +36,13 @@ pub mod states;
 #[cfg(test)]
 mod testing;
 
-pub use attention::{AttentionShape, LatentShape};
+pub use attention::{AttentionShape, Chosen, IndexShape, LatentShape};
 pub use cores::default_threads;
 pub use error::{Error, Result};
 pub use executor::{
-    Attend, AttendLatent, Buffer, Bytes, CacheShape, Choice, Columns, Device, Executor, ExpertLayers,
-    ExpertStacks, Gpu, GroupRank, Groups, Heads, Input, KvCache, KvType, LatentMatrices, Linear,
-    MOST_GPU_ABSORBED, MOST_GPU_EXPERTS, MOST_GPU_HEAD, MOST_GPU_LATENT, MOST_GPU_LATENT_RANK,
+    Attend, AttendLatent, Buffer, Bytes, CacheShape, Choice, ChoosePositions, Columns, Device, Executor,
+    ExpertLayers, ExpertStacks, Gpu, GroupRank, Groups, Heads, Input, KvCache, KvType, LatentMatrices,
+    Linear, MOST_GPU_ABSORBED, MOST_GPU_EXPERTS, MOST_GPU_HEAD, MOST_GPU_LATENT, MOST_GPU_LATENT_RANK,
     MOST_GPU_STATE, MOST_GPU_TAPS, Mixture, Mode, Norm, NormKind, Output, PassKey, Permutation, Recorded,
     Room, Rotate, Routing, RowLikelihood, Rows, Scores, Turn, Uploader, Values, ValuesMut, Vector, Waiting,
     Weight, bytes_of_linear, bytes_of_matrix, bytes_of_norm, bytes_of_stack, bytes_of_vector, gpus, mixers,

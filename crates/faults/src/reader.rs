@@ -85,7 +85,7 @@ pub const READERS: &[Reader] = &[
     },
     Reader {
         name: "tokenizer-model",
-        what: "tokenizer.model of SentencePiece",
+        what: "tokenizer.model of SentencePiece, tiktoken.model",
         seeds: tokenizer_models,
         exercise: exercise::settings,
     },
@@ -236,12 +236,14 @@ fn imatrices(place: &Place) -> Result<Vec<Seed>> {
 }
 
 fn tokenizer_models(place: &Place) -> Result<Vec<Seed>> {
+    let ranked = of_architectures(place, &["tiktoken.model"])?;
     let mut seeds = of_architectures(place, &["tokenizer.model"])?;
     // tokenizer.json is asked first where both are.
     for seed in &mut seeds {
         let _ = std::fs::remove_file(seed.open.join("tokenizer.json"));
     }
     seeds.truncate(4);
+    seeds.extend(ranked);
     Ok(seeds)
 }
 

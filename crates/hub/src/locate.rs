@@ -8,8 +8,17 @@ use crate::select::{Patterns, Selection, Weights};
 use crate::{Error, Hub, Name, PullOptions, PullProgress, Result};
 
 /// Tokenizer files; a Hugging Face model needs one of them to read text.
-const TOKENIZERS: [&str; 6] =
-    ["tokenizer.json", "tokenizer.model", "tekken.json", "vocab.json", "vocab.txt", "spiece.model"];
+const TOKENIZERS: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer.model",
+    "tekken.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tiktoken.model",
+    "hy.tiktoken",
+    "qwen.tiktoken",
+];
 
 /// Where a model is.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use crate::glob::Glob;
 use crate::listing::Names;
 
 /// What a model needs beside its weights, if it is there.
-const SETTINGS: [&str; 21] = [
+const SETTINGS: [&str; 24] = [
     "config.json",
     "generation_config.json",
     "quantize_config.json",
@@ -33,6 +33,9 @@ const SETTINGS: [&str; 21] = [
     "spiece.model",
     "sentencepiece.bpe.model",
     "tekken.json",
+    "tiktoken.model",
+    "hy.tiktoken",
+    "qwen.tiktoken",
     "chat_template.jinja",
     "chat_template.json",
     "params.json",

@@ -48,6 +48,8 @@ pub struct Architecture {
     pub gguf_rope_style: RopeStyle,
     /// The same in Hugging Face's checkpoints.
     pub hf_rope_style: RopeStyle,
+    /// The order in the queries and keys of an indexer, in both.
+    pub indexer_rope_style: RopeStyle,
     /// How attention and feed-forward network follow each other, where `config.json` does not say.
     pub block: Block,
     /// Whether attention's result is multiplied by the sigmoid of a gate, which the query projection computes beside each
@@ -332,6 +334,12 @@ pub enum Dim {
     TripleHidden,
     /// `latent.query_rank`.
     QueryRank,
+    /// Queries of all heads of an indexer: `indexer.heads * indexer.head_dim`.
+    IndexerQueries,
+    /// `indexer.head_dim`.
+    IndexerHead,
+    /// `indexer.heads`.
+    IndexerHeads,
     /// `latent.rank`.
     LatentRank,
     /// The latent vector and the rotated part of keys: `latent.rank + latent.rope_dim`.
@@ -415,6 +423,8 @@ pub enum Presence {
     QueryRank,
     /// Those without.
     NoQueryRank,
+    /// Layers with an indexer.
+    Indexer,
     /// Hugging Face's checkpoints, and GGUF files with `latent.joined_in_gguf`.
     JoinedUp,
     /// GGUF files without `latent.joined_in_gguf`.

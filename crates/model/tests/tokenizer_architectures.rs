@@ -117,8 +117,10 @@ fn metadata_is_what_llama_cpp_writes() {
                 &["quern.tokenizer.space_prefix", "quern.tokenizer.class", "quern.tokenizer.legacy"]
             }
             "llama" | "llama-linear" | "llama-yarn" | "phi3" | "phi3-longrope" | "ernie4_5"
-            | "ernie4_5_moe" | "phi3_moe" | "minicpm3" | "deepseek_v2" | "deepseek_v3" | "internlm2"
-            | "internlm3" | "minicpm" | "nemotron" => &["quern.tokenizer.class", "quern.tokenizer.legacy"],
+            | "ernie4_5_moe" | "phi3_moe" | "minicpm3" | "deepseek_v2" | "deepseek_v3" | "deepseek_v32"
+            | "internlm2" | "internlm3" | "minicpm" | "nemotron" => {
+                &["quern.tokenizer.class", "quern.tokenizer.legacy"]
+            }
             _ => &[],
         };
         assert_eq!(own, expected, "{}", name_of(folder));
@@ -203,6 +205,7 @@ fn metadata_survives_the_way_to_a_folder_and_back() {
                 "glm4v",
                 "glm4_moe",
                 "glm4_moe_lite",
+                "glm_moe_dsa",
                 "minimax_m2",
                 "hunyuan",
                 "hunyuan_moe",

@@ -15,7 +15,7 @@ pub(crate) enum Class {
     Linear,
     Head,
     Expert,
-    /// Chooses among the experts beside it.
+    /// Chooses among the experts beside it, or among positions.
     Router,
     Other,
 }
@@ -57,9 +57,17 @@ fn of_role(role: TensorRole) -> Class {
         R::DeltaBeta | R::DeltaAlpha | R::DeltaBetaAlpha => Class::Linear,
         R::ExpertsGate | R::ExpertsUp | R::ExpertsGateUp | R::ExpertsDown => Class::Expert,
         R::Router | R::SharedRouter => Class::Router,
+        role if chooses_positions(role) => Class::Router,
         R::Output => Class::Head,
         _ => Class::Other,
     }
+}
+
+/// Whether a layer is part of an indexer, which calibrated jobs leave as it is while they run a model: what it chooses is
+/// then what later layers are calibrated with.
+pub(crate) fn chooses_positions(role: TensorRole) -> bool {
+    use TensorRole as R;
+    [R::IndexerQ, R::IndexerK, R::IndexerWeights].contains(&role)
 }
 
 fn of_name(module: &str, expert_parents: &BTreeSet<&str>) -> Class {

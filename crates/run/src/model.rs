@@ -12,7 +12,7 @@ use quern_model::architecture::Hybrid;
 use quern_model::{Config, RopeScaling, StateMixer, Tokenizer, View};
 use quern_tensor_io::{Checkpoint, Error as FileError, NoProgress, Progress};
 
-use crate::forward::cache_shape;
+use crate::forward::{cache_shape, index_shape};
 use crate::load::LoadIn;
 use crate::placement::{
     self, Capacity, GpuLayers, GpuRoom, Location, Made, MemoryPlan, Mover, Placement, Plan, SizeOptions,
@@ -211,7 +211,8 @@ impl Model {
             }
         });
         let states = 8 * state_sizes(&self.config).0 as u64;
-        self.weights.bytes_per_token() + layers.sum::<u64>() + states
+        let index = index_shape(&self.config, position + 1, kv).map_or(0, |shape| shape.position_bytes());
+        self.weights.bytes_per_token() + layers.sum::<u64>() + states + (index * (position + 1)) as u64
     }
 
     /// How the weights of a session with these options are placed, if the model has a bound: the one it was
@@ -368,6 +369,9 @@ fn beyond_gpus(config: &Config) -> Option<String> {
         return Some(format!(
             "GPUs support heads of an even size up to {MOST_GPU_HEAD}, and these have {dim} values"
         ));
+    }
+    if config.indexer.is_some() {
+        return Some("GPUs do not support attention to the positions that an indexer chooses".to_owned());
     }
     if config.experts.is_some_and(|experts| experts.latent.is_some()) {
         let what = "GPUs do not compute experts that read something narrower than the residual stream";

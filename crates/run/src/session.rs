@@ -2,9 +2,9 @@
 
 mod kept;
 
-use quern_compute::{KvType, Values};
+use quern_compute::{KvCache, KvType, Values};
 
-use crate::forward::{LogitsTo, Pass, Staging, Workspace, cache_shape};
+use crate::forward::{LogitsTo, Pass, Staging, Workspace, cache_shape, index_shape};
 use crate::placement::Needs;
 use crate::weights::state_sizes;
 use crate::{Error, Model, Observer, Result};
@@ -87,6 +87,7 @@ impl<'m> Session<'m> {
             if model.placement.bounded() {
                 // From here on only weights are loaded and dropped.
                 work.cache.touch();
+                work.index.iter_mut().for_each(KvCache::touch);
                 work.reserve(model, options.batch)?;
             }
             workspaces.push(work);
@@ -106,10 +107,13 @@ impl<'m> Session<'m> {
         let in_ram = model.placement.layers_cached_in_ram();
         // Also where a GPU has the states, what was kept of them is in RAM.
         let states = 2 * 4 * state_sizes(&model.config).0 as u64;
+        let index = index_shape(&model.config, options.context, options.kv);
+        let index = index.map_or(0, |shape| shape.position_bytes() as u64);
         let needs = |batch: usize| Needs {
             tokens: batch,
             keys_and_values:
-                (cache_shape(&model.config, in_ram, options.context, options.kv).position_bytes() as u64)
+                (cache_shape(&model.config, in_ram, options.context, options.kv).position_bytes() as u64
+                    + index)
                     .saturating_mul(options.context as u64)
                     .saturating_add(states),
             buffers: Workspace::bytes(model, batch) + 4 * model.vocabulary() as u64,

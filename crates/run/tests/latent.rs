@@ -13,7 +13,16 @@ use quern_model::{Packed, View};
 use quern_run::{Error, Gradients, KvType, LoadOptions, Model, SessionOptions, Wanted};
 use quern_tensor_io::{Checkpoint, ElementType, Metadata, TensorPlan, Value, decode, gguf, safetensors};
 
-const FOLDERS: [&str; 5] = ["deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu"];
+const FOLDERS: [&str; 8] = [
+    "deepseek_v2",
+    "deepseek_v3",
+    "deepseek_v32",
+    "glm4_moe_lite",
+    "glm_moe_dsa",
+    "kimi_k2",
+    "minicpm3",
+    "youtu",
+];
 
 fn folder(name: &str) -> std::path::PathBuf {
     fixture("architectures").join(name)

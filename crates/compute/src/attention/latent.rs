@@ -22,7 +22,7 @@ use quern_tensor_io::ElementType;
 use zerocopy::IntoBytes;
 
 use super::softmax::{Online, online};
-use super::{AttentionShape, KEYS, Keys, Of, ROWS, gather_all};
+use super::{AttentionShape, Beside, Chosen, KEYS, Keys, Of, ROWS, gather_all};
 use crate::activations::{Activations, quantize_row};
 use crate::aligned::Aligned;
 use crate::error::same;
@@ -141,17 +141,17 @@ impl LatentShape {
 }
 
 /// Attention of `n` queries (`q`: `[n][heads][nope + rope]`, rotated) at positions `first..first + n` over the positions
-/// `0..first + n` of `keys`, one head of `rank + rope` numbers; `out` is `[n][heads][value]`.
+/// `0..first + n` of `keys`, one head of `rank + rope` numbers; `out` is `[n][heads][value]`. Of these each query sees
+/// those that were `chosen` for it, or all.
 ///
 /// # Errors
-/// Lengths that do not fit the shape, a cache too short, matrices of a type that cannot be decoded.
+/// Lengths that do not fit the shape, a cache too short, queries that nothing was chosen for, matrices of a type that cannot be decoded.
 pub fn latent_attention(
     pool: &Pool,
     shape: &LatentShape,
     up: &LatentUp,
-    q: &[f32],
-    first: usize,
-    keys: Keys,
+    (q, first): (&[f32], usize),
+    (keys, chosen): (Keys, Option<&Chosen>),
     out: &mut [f32],
 ) -> Result<()> {
     let width = shape.heads * shape.query();
@@ -162,7 +162,10 @@ pub fn latent_attention(
         return Ok(());
     }
     keys.check("latent attention: cache", first + n - 1, 1, shape.cached())?;
-    let job = Job { level: pool.level(), shape, up, q, n, first, keys };
+    if let Some(chosen) = chosen {
+        chosen.check(first, n)?;
+    }
+    let job = Job { level: pool.level(), shape, up, q, n, first, keys, chosen };
     match shape.expands(n, first) {
         true => job.expanded(pool, out),
         false => job.absorbed(pool, out),
@@ -179,6 +182,7 @@ struct Job<'a> {
     n: usize,
     first: usize,
     keys: Keys<'a>,
+    chosen: Option<&'a Chosen>,
 }
 
 impl Job<'_> {
@@ -212,8 +216,9 @@ impl Job<'_> {
         let keys = Keys { head_stride: 0, ..self.keys };
         let mut gathered = vec![0f32; n * heads * rank];
         // Lengths were checked.
+        let beside = Beside { chosen: self.chosen, ..Beside::default() };
         let done =
-            gather_all(pool, &shape, (&queries, self.first), (keys, Of::Keys(rank)), &[], &mut gathered);
+            gather_all(pool, &shape, (&queries, self.first), (keys, Of::Keys(rank)), beside, &mut gathered);
         debug_assert!(done.is_ok());
         let shared = Shared::new(out);
         pool.run(heads, |head| {
@@ -503,6 +508,9 @@ impl State {
                 for (token, scores) in tokens.clone().zip(factors.chunks_exact_mut(KEYS)) {
                     let seen = 0..(job.first + token + 1).saturating_sub(base).min(KEYS);
                     let result = &mut self.result[token * width..][..width];
+                    if let Some(chosen) = job.chosen {
+                        chosen.hide(job.first + token, base, scores);
+                    }
                     online(level, Online { scores, seen, sum: &mut self.sums[token], result });
                 }
                 let depth = KEYS.min(piece.at.end - base);
@@ -592,7 +600,13 @@ mod tests {
     }
 
     /// Straight from the definition, in f64.
-    fn reference(s: &LatentShape, both: &[f32], q: &[f32], first: usize, cache: &[f32]) -> Vec<f64> {
+    fn reference(
+        s: &LatentShape,
+        both: &[f32],
+        (q, first): (&[f32], usize),
+        cache: &[f32],
+        chosen: Option<&Chosen>,
+    ) -> Vec<f64> {
         let (query, cached) = (s.nope + s.rope, s.rank + s.rope);
         let n = q.len() / s.heads / query;
         let mut out = Vec::new();
@@ -610,7 +624,9 @@ mod tests {
                     let rotated = q[s.nope..].iter().zip(rope).map(|(q, r)| f64::from(*q) * f64::from(*r));
                     ((plain + rotated.sum::<f64>()) * f64::from(s.scale)).exp()
                 };
-                let e: Vec<f64> = (0..first + i + 1).map(score).collect();
+                let seen = chosen.map(|chosen| chosen.positions(first + i));
+                let sees = |p: &usize| seen.as_ref().is_none_or(|seen| seen.contains(p));
+                let e: Vec<f64> = (0..first + i + 1).map(|p| if sees(&p) { score(p) } else { 0.0 }).collect();
                 let total: f64 = e.iter().sum();
                 out.extend((0..s.value).map(|v| {
                     let sum: f64 = e.iter().enumerate().map(|(p, e)| e * row(s.nope + v, p)).sum();
@@ -666,24 +682,31 @@ mod tests {
             let cache = numbers(&mut random, (first + n) * (s.rank + s.rope));
             let stored = cache_of(s.rank + s.rope, &cache);
             let q = numbers(&mut random, n * s.heads * (s.nope + s.rope));
-            let wanted = reference(s, &both, &q, first, &cache);
-            seen[usize::from(s.expands(n, first))] += 1;
-            for level in Level::available() {
-                for up in &ups {
-                    let mut results = Vec::new();
-                    for threads in [1, 3] {
-                        let keys = Keys { data: CacheData::F32(&stored), head_stride: 0 };
-                        let mut out = vec![f32::NAN; n * s.heads * s.value];
-                        let pool = Pool::with_level(threads, level);
-                        latent_attention(&pool, s, up, &q, first, keys, &mut out).unwrap();
-                        results.push(out);
-                    }
-                    assert!(results[0] == results[1], "threads change the result");
-                    for (found, wanted) in results[0].iter().zip(&wanted) {
-                        assert!(
-                            (f64::from(*found) - wanted).abs() < 2e-5,
-                            "{n} {first} {level:?} {found} {wanted}"
-                        );
+            let some = (first..first + n).map(|position| {
+                let own = (0..=position).filter(|p| (p * 31 + position * 17) % 7 < 2 || *p == position);
+                own.filter(|p| p / 64 != 1).chain([0]).collect()
+            });
+            let some = Chosen::of(first, &some.collect::<Vec<Vec<usize>>>());
+            for chosen in [None, Some(&some)] {
+                let wanted = reference(s, &both, (&q, first), &cache, chosen);
+                seen[usize::from(s.expands(n, first))] += 1;
+                for level in Level::available() {
+                    for up in &ups {
+                        let mut results = Vec::new();
+                        for threads in [1, 3] {
+                            let keys = Keys { data: CacheData::F32(&stored), head_stride: 0 };
+                            let mut out = vec![f32::NAN; n * s.heads * s.value];
+                            let pool = Pool::with_level(threads, level);
+                            latent_attention(&pool, s, up, (&q, first), (keys, chosen), &mut out).unwrap();
+                            results.push(out);
+                        }
+                        assert!(results[0] == results[1], "threads change the result");
+                        for (found, wanted) in results[0].iter().zip(&wanted) {
+                            assert!(
+                                (f64::from(*found) - wanted).abs() < 2e-5,
+                                "{n} {first} {level:?} {found} {wanted}"
+                            );
+                        }
                     }
                 }
             }
@@ -715,12 +738,12 @@ mod tests {
             numbers(&mut random, (first + n) * (s.rank + s.rope)).iter().map(|x| x / largest).collect();
         let stored = cache_of(s.rank + s.rope, &cache);
         let q = numbers(&mut random, n * s.heads * (s.nope + s.rope));
-        let wanted = reference(s, &both, &q, first, &cache);
+        let wanted = reference(s, &both, (&q, first), &cache, None);
         assert!(!s.expands(n, first));
         let keys_of = Keys { data: CacheData::F32(&stored), head_stride: 0 };
         let mut out = vec![f32::NAN; wanted.len()];
-        latent_attention(&Pool::new(2), s, &LatentUp::Split { keys, values }, &q, first, keys_of, &mut out)
-            .unwrap();
+        let up = LatentUp::Split { keys, values };
+        latent_attention(&Pool::new(2), s, &up, (&q, first), (keys_of, None), &mut out).unwrap();
         let size = wanted.iter().fold(0f64, |m, v| m.max(v.abs()));
         for (found, wanted) in out.iter().zip(&wanted) {
             assert!((f64::from(*found) - wanted).abs() < 0.03 * size, "{found} {wanted} {size}");
@@ -739,11 +762,14 @@ mod tests {
         let mut out = vec![0f32; s.heads * s.value];
         let pool = Pool::new(1);
         let split = LatentUp::Split { keys, values };
-        assert!(latent_attention(&pool, s, &split, &q, 0, of, &mut out).is_ok());
-        assert!(latent_attention(&pool, s, &split, &q, 16, of, &mut out).is_err());
-        assert!(latent_attention(&pool, s, &split, &q[1..], 0, of, &mut out).is_err());
-        assert!(latent_attention(&pool, s, &split, &q, 0, of, &mut out[1..]).is_err());
+        assert!(latent_attention(&pool, s, &split, (&q, 0), (of, None), &mut out).is_ok());
+        assert!(latent_attention(&pool, s, &split, (&q, 16), (of, None), &mut out).is_err());
+        assert!(latent_attention(&pool, s, &split, (&q[1..], 0), (of, None), &mut out).is_err());
+        assert!(latent_attention(&pool, s, &split, (&q, 0), (of, None), &mut out[1..]).is_err());
         let wrong = LatentUp::Split { keys: values, values };
-        assert!(latent_attention(&pool, s, &wrong, &q, 0, of, &mut out).is_err());
+        assert!(latent_attention(&pool, s, &wrong, (&q, 0), (of, None), &mut out).is_err());
+        let chosen = Chosen::of(1, &[vec![0]]);
+        assert!(latent_attention(&pool, s, &split, (&q, 1), (of, Some(&chosen)), &mut out).is_ok());
+        assert!(latent_attention(&pool, s, &split, (&q, 2), (of, Some(&chosen)), &mut out).is_err());
     }
 }

@@ -18,6 +18,7 @@
 
 mod backward;
 mod cache;
+mod indexer;
 mod latent;
 mod q8_0;
 mod softmax;
@@ -35,6 +36,7 @@ use crate::{Error, Pool, Result};
 
 pub use backward::{Attended, attention_backward};
 pub use cache::{CacheData, KEY_GROUP, Keys, Values, put_key_f16, put_key_f32, put_key_q8_0};
+pub use indexer::{Chosen, IndexShape, choose_positions};
 pub use latent::{LatentShape, LatentUp, latent_attention};
 pub use q8_0::encode_q8_0;
 use softmax::{Online, merge, online, share};
@@ -91,7 +93,16 @@ pub fn attention(
     sinks: &[f32],
     out: &mut [f32],
 ) -> Result<()> {
-    gather_all(pool, shape, (q, first), (keys, Of::Cache(values)), sinks, out)
+    gather_all(pool, shape, (q, first), (keys, Of::Cache(values)), Beside { sinks, chosen: None }, out)
+}
+
+/// What some attention has beside queries, keys and values.
+#[derive(Clone, Copy, Default)]
+struct Beside<'a> {
+    /// A score for each query head, or none at all.
+    sinks: &'a [f32],
+    /// The positions that queries see, if not all.
+    chosen: Option<&'a Chosen>,
 }
 
 /// Where the values are.
@@ -110,7 +121,7 @@ fn gather_all(
     shape: &AttentionShape,
     (q, first): (&[f32], usize),
     (keys, values): (Keys, Of),
-    sinks: &[f32],
+    Beside { sinks, chosen }: Beside,
     out: &mut [f32],
 ) -> Result<()> {
     let level = pool.level();
@@ -153,7 +164,7 @@ fn gather_all(
         // SAFETY: each (token, head) belongs to one task.
         unsafe { out.slice((token * heads + head) * value_dim, value_dim) }.copy_from_slice(result);
     };
-    let job = Job { level, shape, q, first, keys, values, value_dim, sinks };
+    let job = Job { level, shape, q, first, keys, values, value_dim, sinks, chosen };
     if blocks > 1 {
         pool.run(kv_heads * blocks, |task| {
             // Later blocks see more keys: start with them, so that no long task remains at the end.
@@ -211,6 +222,7 @@ struct Job<'a> {
     /// Numbers of a value.
     value_dim: usize,
     sinks: &'a [f32],
+    chosen: Option<&'a Chosen>,
 }
 
 /// A key-value head and some queries.
@@ -347,6 +359,9 @@ impl Task<'_> {
                 let seen = self.visible(self.token(row));
                 let within = |p: usize| p.max(span.start).saturating_sub(base).min(count);
                 let seen = within(seen.start)..within(seen.end);
+                if let Some(chosen) = self.job.chosen {
+                    chosen.hide(self.job.first + self.token(row), base, scores);
+                }
                 let result = &mut result[row * out_width..][..out_width];
                 online(level, Online { scores, seen, sum: &mut sums[row], result });
             }

@@ -41,7 +41,8 @@ pub use gpu::{
 pub use gradients::{Columns, Recorded, Turn};
 pub use mixture::{ExpertLayers, ExpertStacks, Mixture, Rows, bytes_of_stack};
 pub use operations::{
-    Attend, AttendLatent, Choice, Heads, Input, LatentMatrices, Output, Rotate, RowLikelihood,
+    Attend, AttendLatent, Choice, ChoosePositions, Heads, Input, LatentMatrices, Output, Rotate,
+    RowLikelihood,
 };
 pub use replay::{Mode, PassKey};
 pub use routing::{GroupRank, Groups, Routing, Scores};
@@ -257,6 +258,19 @@ impl Executor {
     /// Lengths and devices that do not fit, a cache too short.
     pub fn attend_latent(&mut self, cache: &mut KvCache, attend: AttendLatent<'_>) -> Result<()> {
         dispatch!(self, half => half.attend_latent(cache, attend))
+    }
+
+    /// Rotates the first numbers of an indexer's queries and keys, stores the keys, and chooses the positions that each
+    /// token's attention reads.
+    ///
+    /// # Errors
+    /// Lengths that do not fit, a cache too short; [`Error::Device`](crate::Error::Device) on a GPU.
+    pub fn choose_positions(&mut self, cache: &mut KvCache, choose: ChoosePositions<'_>) -> Result<()> {
+        match &mut self.half {
+            Half::Cpu(cpu) => cpu.choose_positions(cache, choose),
+            #[cfg(feature = "cuda")]
+            Half::Cuda(_) => Err(crate::Error::Device),
+        }
     }
 
     /// Chooses experts for each row of the router's outputs, which are overwritten: for each expert the tokens that chose

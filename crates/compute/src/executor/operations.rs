@@ -1,7 +1,7 @@
 //! Arguments of the operations.
 
 use super::{Linear, Norm, Values, ValuesMut, Vector};
-use crate::attention::LatentShape;
+use crate::attention::{Chosen, IndexShape, LatentShape};
 use crate::error::same;
 use crate::ops::{Activation, RopeStyle};
 use crate::{AttentionShape, Error, Result};
@@ -153,12 +153,35 @@ pub struct AttendLatent<'a> {
     pub skip: usize,
     /// Rotation of the last numbers of each query and of what is cached, if any.
     pub rotate: Option<Rotate<'a>>,
+    /// The positions that queries see, if not all. The CPU alone takes it.
+    pub chosen: Option<&'a Chosen>,
     /// `[tokens][heads][nope + rope]`; overwritten.
     pub q: ValuesMut<'a>,
     /// Latent vectors with the rotated part of keys behind them, `[tokens][rank + rope]`; overwritten.
     pub latent: ValuesMut<'a>,
     /// `[tokens - skip][heads][value]`.
     pub out: ValuesMut<'a>,
+}
+
+/// Arguments of an indexer. The CPU alone has one.
+#[derive(Debug)]
+pub struct ChoosePositions<'a> {
+    /// Its sizes.
+    pub shape: IndexShape,
+    /// The layer of its cache of keys.
+    pub slot: usize,
+    /// Position of the first token.
+    pub first: usize,
+    /// Rotation of the first numbers of each query and key, if any.
+    pub rotate: Option<Rotate<'a>>,
+    /// `[tokens][heads][dim]`; overwritten.
+    pub q: ValuesMut<'a>,
+    /// `[tokens][dim]`; overwritten.
+    pub keys: ValuesMut<'a>,
+    /// What the heads' scores are weighted with, `[tokens][heads]`.
+    pub weights: Values<'a>,
+    /// What is chosen, where there are more positions than queries may see; keys are stored in any case.
+    pub chosen: Option<&'a mut Chosen>,
 }
 
 /// Which token chose an expert, and its share in that token's sum.

@@ -7,7 +7,7 @@
 //! | MXFP4 blocks of gpt-oss's experts | MXFP4 as the family is released in it |
 //! | f32 of GGUF that llama.cpp keeps in f32 whatever the model has | the matrices' type, if that holds every value |
 
-use quern_model::gguf::is_quantizable;
+use quern_model::gguf::{is_quantizable, is_stored_as_matrix};
 use quern_model::hugging_face::{configuration_files, edited_config, tokenizer_files};
 use quern_model::{Packed, View, ViewTensor};
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Result};
@@ -62,7 +62,9 @@ pub(super) fn plain_type(tensor: &ViewTensor, dtype: Option<ElementType>) -> Ele
 
 /// Gives what llama.cpp wants in f32 the type of the matrices, where that holds it.
 fn narrow(view: &View<'_>, rows: &mut [ConvertRow]) -> Result<()> {
-    let is_matrix = |r: &ConvertRow| r.sources.first().is_some_and(|name| is_quantizable(name, &r.shape));
+    let in_file_type =
+        |name: &String, shape: &[usize]| is_quantizable(name, shape) && is_stored_as_matrix(name, shape);
+    let is_matrix = |r: &ConvertRow| r.sources.first().is_some_and(|name| in_file_type(name, &r.shape));
     let plain = |r: &&ConvertRow| is_matrix(r) && r.to.is_float();
     let Some(to) = most(rows.iter().filter(plain)) else { return Ok(()) };
     if !matches!(to, ElementType::F16 | ElementType::BF16) {

@@ -88,6 +88,12 @@ pub enum Field {
     LatentNopeDim,
     /// Numbers of a value.
     LatentValueDim,
+    /// Heads of an indexer's queries.
+    IndexerHeads,
+    /// Numbers of an indexer's queries and keys.
+    IndexerHeadDim,
+    /// Positions that attention reads, at most.
+    IndexerTopK,
     /// How far apart outputs of a router may be that count together (Phi-MoE).
     RouterJitter,
     /// What the chosen experts' weights are multiplied by.
@@ -335,6 +341,8 @@ pub enum GgufKey {
     KeyLength,
     /// `rope.scaling.yarn_log_multiplier`, a tenth of `mscale_all_dim` (DeepSeek V2), in place of the attention factor.
     YarnScoreMultiplier,
+    /// `attention.indexer.head_count`, `key_length` and `top_k`; `types` where layers share what an earlier one chose.
+    Indexer,
     /// `tensor_data_layout`, the layout of Falcon's queries, keys and values.
     TensorDataLayout,
 }

@@ -77,6 +77,14 @@ pub enum TensorRole {
     AttentionQDownNorm,
     /// From there to the queries.
     AttentionQUp,
+    /// From the rank of queries to those of an indexer (sparse attention).
+    IndexerQ,
+    /// From the residual stream to the key of an indexer.
+    IndexerK,
+    IndexerKNorm,
+    IndexerKNormBias,
+    /// From the residual stream to what the scores of an indexer's heads are weighted with.
+    IndexerWeights,
     /// From the residual stream to the vector that keys and values are made of, and the rotated part of keys behind it.
     AttentionKvDown,
     AttentionKvDownNorm,

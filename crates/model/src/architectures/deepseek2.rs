@@ -154,7 +154,7 @@ pub static DEEPSEEK_V2: Architecture = Architecture {
 
 /// DeepSeek V3 and R1, and Kimi K2.
 pub static DEEPSEEK_V3: Architecture = Architecture {
-    hf_architectures: &["DeepseekV3ForCausalLM"],
+    hf_architectures: &["DeepseekV3ForCausalLM", "KimiK2ForCausalLM"],
     hf_model_types: &["deepseek_v3", "kimi_k2"],
     mixture: MixtureRules {
         scores: Scores::Sigmoid,

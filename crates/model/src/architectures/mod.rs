@@ -6,6 +6,7 @@ mod arcee;
 mod cohere;
 mod cohere2;
 mod deepseek2;
+mod deepseek32;
 mod dots1;
 mod ernie4_5;
 mod ernie4_5_moe;
@@ -62,6 +63,7 @@ pub use arcee::ARCEE;
 pub use cohere::COHERE;
 pub use cohere2::COHERE2;
 pub use deepseek2::{DEEPSEEK_V2, DEEPSEEK_V3, GLM4_MOE_LITE, YOUTU};
+pub use deepseek32::{DEEPSEEK_V32, GLM_MOE_DSA};
 pub use dots1::DOTS1;
 pub use ernie4_5::ERNIE4_5;
 pub use ernie4_5_moe::ERNIE4_5_MOE;
@@ -167,6 +169,8 @@ pub static ALL: &[&Architecture] = &[
     &ERNIE4_5,
     &DEEPSEEK_V2,
     &DEEPSEEK_V3,
+    &DEEPSEEK_V32,
+    &GLM_MOE_DSA,
     &GLM4_MOE_LITE,
     &YOUTU,
     &MINICPM3,

@@ -8,11 +8,11 @@ use crate::architecture::{
 
 pub(super) use crate::architecture::Dim::{
     ConvTaps, DeltaHeadDim, DeltaHeads, DeltaIn, DeltaPairs, DeltaQkv, DeltaValues, Embedding, ExpertFfn,
-    ExpertGateUp, ExpertHidden, Experts, Ffn, GateUp, HeadDim, Heads, Hidden, KeyValue, KvHeads,
-    LatentCached, LatentNope, LatentRank, LatentUp, LatentValue, LatentValues, Laurel, MambaConv, MambaGroup,
-    MambaGroups, MambaHeads, MambaIn, MambaInner, One, OtherStreams, PerLayer, PerLayerAll, PerLayerVocab,
-    Positions, Qkv, Query, QueryGate, QueryRank, RopeHalf, SharedFfn, StreamPairs, Streams, TripleHidden,
-    Vocab,
+    ExpertGateUp, ExpertHidden, Experts, Ffn, GateUp, HeadDim, Heads, Hidden, IndexerHead, IndexerHeads,
+    IndexerQueries, KeyValue, KvHeads, LatentCached, LatentNope, LatentRank, LatentUp, LatentValue,
+    LatentValues, Laurel, MambaConv, MambaGroup, MambaGroups, MambaHeads, MambaIn, MambaInner, One,
+    OtherStreams, PerLayer, PerLayerAll, PerLayerVocab, Positions, Qkv, Query, QueryGate, QueryRank,
+    RopeHalf, SharedFfn, StreamPairs, Streams, TripleHidden, Vocab,
 };
 pub(super) use crate::architecture::Layout::Experts as EachExpert;
 pub(super) use crate::architecture::Layout::{
@@ -175,6 +175,7 @@ pub(super) const USUAL: Architecture = Architecture {
     position: Position::Rotary,
     gguf_rope_style: RopeStyle::HalfSplit,
     hf_rope_style: RopeStyle::HalfSplit,
+    indexer_rope_style: RopeStyle::HalfSplit,
     block: Block::Sequential,
     gated_attention: false,
     normalized_values: false,

@@ -2,7 +2,7 @@
 
 use crate::architecture::{Convention, Dim, Layout, Presence, TensorRole, TensorTemplate};
 
-use super::{Config, DeltaNet, Mamba2};
+use super::{Config, DeltaNet, Indexer, Mamba2};
 
 /// One tensor that must, or may, be there.
 #[derive(Clone, Debug)]
@@ -110,6 +110,10 @@ impl Config {
             Presence::LongRope => given(self.rope.long_factors().is_some(), false),
             Presence::QueryRank => given(self.query_rank().is_some(), false),
             Presence::NoQueryRank => given(self.query_rank().is_none(), false),
+            Presence::Indexer => {
+                let own = |layer| self.indexer.as_ref().is_some_and(|indexer| indexer.has(layer));
+                given(layer.is_none_or(own), false)
+            }
             Presence::JoinedUp => given(!gguf || self.joined_in_gguf(), false),
             Presence::SplitUp => given(gguf && !self.joined_in_gguf(), false),
             Presence::DenseLayers => given(experts.is_none(), false),
@@ -191,6 +195,7 @@ impl Config {
 
     fn size_of(&self, dim: Dim, layer: Option<usize>) -> usize {
         let experts = self.experts.as_ref();
+        let indexer = |of: fn(&Indexer) -> usize| self.indexer.as_ref().map_or(0, of);
         let delta = |of: fn(&DeltaNet) -> usize| self.delta_net().map_or(0, of);
         let mamba = |of: fn(&Mamba2) -> usize| self.mamba2().map_or(0, of);
         let per_layer = self.per_layer.map_or(0, |per_layer| per_layer.size);
@@ -230,6 +235,9 @@ impl Config {
             Dim::ExpertHidden => experts.and_then(|e| e.latent).unwrap_or(self.hidden_size),
             Dim::ExpertGateUp => experts.map_or(0, |e| 2 * e.ffn_size),
             Dim::QueryRank => self.query_rank().unwrap_or(0),
+            Dim::IndexerQueries => indexer(|i| i.heads * i.head_dim),
+            Dim::IndexerHead => indexer(|i| i.head_dim),
+            Dim::IndexerHeads => indexer(|i| i.heads),
             Dim::LatentRank => self.latent.map_or(0, |l| l.rank),
             Dim::LatentCached => self.latent.map_or(0, |l| l.cached()),
             Dim::LatentUp => self.heads * self.latent.map_or(0, |l| l.nope_dim + l.value_dim),

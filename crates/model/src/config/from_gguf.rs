@@ -14,8 +14,8 @@ use crate::identify::class;
 use super::gguf_keys::Keys;
 use super::rope::yarn_mscale;
 use super::{
-    Config, QueryGrowth, Rope, RopeScaling, latent, layers as by_layer, limit, llama4, mixers, mixture,
-    quirks,
+    Config, QueryGrowth, Rope, RopeScaling, indexer, latent, layers as by_layer, limit, llama4, mixers,
+    mixture, quirks,
 };
 use super::{gemma3n, gemma4};
 
@@ -176,6 +176,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
         },
         scaled_by_layer: false,
         latent,
+        indexer: indexer::from_gguf(&keys, architecture, (layers, checkpoint))?,
         windowed_heads: None,
         shared_kv_layers: 0,
         shared_ffn_doubled: false,

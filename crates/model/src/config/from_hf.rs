@@ -11,7 +11,9 @@ use crate::architectures;
 use crate::identify::class;
 use crate::json::{Json, Object};
 
-use super::{Config, gemma3n, hf_rope, latent, limit, mixers, mixture, multimodal, multipliers, quirks};
+use super::{
+    Config, gemma3n, hf_rope, indexer, latent, limit, mixers, mixture, multimodal, multipliers, quirks,
+};
 
 /// A `config.json` under the keys of one architecture.
 pub(super) struct Reader<'a> {
@@ -274,6 +276,7 @@ pub(super) fn read(file: &Path, stated: Option<&'static Architecture>) -> Result
         qkv_limit: positive(Field::QkvLimit)?,
         scaled_by_layer: reader.flag(Field::ScaledByLayer, false)?,
         latent,
+        indexer: None,
         windowed_heads: None,
         shared_kv_layers: 0,
         shared_ffn_doubled: false,
@@ -301,6 +304,7 @@ pub(super) fn read(file: &Path, stated: Option<&'static Architecture>) -> Result
     }
     config.sparse_layers = mixture::sparse_layers_of_hf(&reader, &config)?;
     latent::complete(&reader, &mut config)?;
+    config.indexer = indexer::from_hf(&reader, config.layers)?;
     quirks::from_hf(&reader, &mut config)?;
     config.checked(file)
 }

@@ -13,6 +13,7 @@ mod gemma4;
 mod gguf_keys;
 mod hf_rope;
 mod hunyuan;
+pub(crate) mod indexer;
 mod latent;
 mod layers;
 pub(crate) mod llama4;
@@ -34,6 +35,7 @@ use crate::architectures;
 use crate::identify::nearest;
 
 pub use expected::ExpectedTensor;
+pub use indexer::Indexer;
 pub use latent::Latent;
 pub use layers::{KeyHeads, PerLayer, XIELU};
 pub use mixture::{ExpertGroups, Experts, SharedExpert};
@@ -136,6 +138,8 @@ pub struct Config {
     pub scaled_by_layer: bool,
     /// Latent attention, in place of keys and values for each head. `head_dim` is then the size of a query.
     pub latent: Option<Latent>,
+    /// What chooses the positions that attention reads, if not all.
+    pub indexer: Option<Indexer>,
     /// Key heads and their size in layers under the window, where they differ from those of the others, which
     /// [`Config::kv_heads`] and [`Config::head_dim`] then are (Gemma 4).
     pub windowed_heads: Option<KeyHeads>,
@@ -384,6 +388,7 @@ impl Config {
         {
             return bad(format!("{beta} is not a valid growth of queries with their position"));
         }
+        indexer::check(&self, file)?;
         if let Some(Err(what)) = self.states.as_ref().map(|states| states.check(self.layers)) {
             return bad(what);
         }

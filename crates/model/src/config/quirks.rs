@@ -8,7 +8,7 @@ use crate::json::Object;
 
 use super::from_hf::Reader;
 use super::to_hf::shortest;
-use super::{Config, QueryGrowth, RopeScaling, StateMixer, States, hunyuan, limit, llama4};
+use super::{Config, QueryGrowth, RopeScaling, StateMixer, States, hunyuan, indexer, limit, llama4};
 
 /// Completes a configuration read from `config.json`.
 pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
@@ -188,7 +188,8 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             });
             set("rope_parameters", rope);
         }
-        "deepseek2" => {
+        "deepseek2" | "deepseek32" | "glm-dsa" => {
+            indexer::to_hf(config, &mut set);
             let words = match config.experts.map(|experts| (experts.scores, experts.groups)) {
                 Some((Scores::Sigmoid, _)) => Some(("sigmoid", "noaux_tc")),
                 Some((Scores::Softmax, Some(_))) => Some(("softmax", "group_limited_greedy")),

@@ -182,6 +182,9 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::LatentRopeDim => json!(config.latent?.rope_dim),
         Field::LatentNopeDim => json!(config.latent?.nope_dim),
         Field::LatentValueDim => json!(config.latent?.value_dim),
+        Field::IndexerHeads => json!(config.indexer.as_ref()?.heads),
+        Field::IndexerHeadDim => json!(config.indexer.as_ref()?.head_dim),
+        Field::IndexerTopK => json!(config.indexer.as_ref()?.top_k),
         Field::RouterJitter => match experts?.scores {
             Scores::SparseMixer { jitter } => shortest(jitter),
             Scores::Softmax | Scores::Sigmoid => return None,

@@ -76,9 +76,13 @@ const STORED_PARTS: &[&str] = &[
     "laurel_r.weight",
 ];
 
+/// Tensors that it stores in f32, though llama-quantize quantizes them: what an indexer's heads are weighted with.
+const FLOAT_PARTS: &[&str] = &[".indexer.proj.weight"];
+
 /// Whether a converter stores a tensor of this name and shape in the file's type, not in f32.
 pub fn is_stored_as_matrix(name: &str, shape: &[usize]) -> bool {
-    is_quantizable(name, shape)
+    let float = FLOAT_PARTS.iter().any(|part| name.ends_with(part));
+    (is_quantizable(name, shape) && !float)
         || (dimensions(shape) >= 2 && STORED_PARTS.iter().any(|part| name.ends_with(part)))
 }
 

@@ -11,7 +11,7 @@ use quern_tensor_io::{Array, Checkpoint, Container, Error, Metadata, Result, Val
 
 use crate::architecture::{Block, GgufKey};
 use crate::config::{
-    RopeScaling, XIELU, llama4, mixers, unusual_query_scalar, unusual_window_pattern, yarn_mscale,
+    RopeScaling, XIELU, indexer, llama4, mixers, unusual_query_scalar, unusual_window_pattern, yarn_mscale,
 };
 use crate::contents::{Contents, Place};
 use crate::json::Json;
@@ -156,8 +156,9 @@ fn model(config: &Config, out: &mut Metadata) {
             GgufKey::RopeScaling => {
                 let elsewhere = [GgufKey::YarnLogMultiplier, GgufKey::YarnScoreMultiplier];
                 let by_multiplier = elsewhere.iter().any(|key| config.architecture.gguf_keys.contains(key));
-                // gpt-oss's files say all constants of YaRN, the converter writes those that are said.
-                rope_scaling(&rope.scaling, by_multiplier, prefix == "gpt-oss", &mut set);
+                // Files of these say all constants of YaRN, and the converter writes those that are said.
+                let said = matches!(prefix, "gpt-oss" | "deepseek2" | "deepseek32");
+                rope_scaling(&rope.scaling, by_multiplier, said, &mut set);
             }
             GgufKey::RopeSections => {
                 if let Some(sections) = config.rope_sections {
@@ -204,6 +205,7 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("attention.value_length_mla", size(latent.value_dim));
                 }
             }
+            GgufKey::Indexer => indexer::to_gguf(config, &mut set),
             GgufKey::KeyLength => set("attention.key_length", size(config.head_dim)),
             GgufKey::RopeDimensionCount => set("rope.dimension_count", size(rope.dimensions)),
             GgufKey::OriginalContextLength => {

@@ -155,7 +155,7 @@ fn own_keys(source: &Source, out: &mut Metadata, notes: &mut Vec<String>) {
 /// and Solar Open has GLM's.
 fn of_glm_mixture(architecture: &str, source: &Source) -> bool {
     match architecture {
-        "glm4moe" | "deepseek2" => source.pieces.iter().any(|piece| piece == "[gMASK]"),
+        "glm4moe" | "deepseek2" | "glm-dsa" => source.pieces.iter().any(|piece| piece == "[gMASK]"),
         _ => false,
     }
 }
@@ -178,6 +178,19 @@ fn by_name(architecture: &str, source: &mut Source) {
             }
             return;
         }
+        // Published configurations name an ordinary piece.
+        "hunyuan-moe" | "hunyuan-dense" => {
+            let name = if architecture == "hunyuan-moe" { "<|bos|>" } else { "<|startoftext|>" };
+            if by_rank(source)
+                && let Some(id) = source.pieces.iter().position(|piece| piece == name)
+            {
+                match source.ids.iter_mut().find(|(kind, _)| *kind == "bos") {
+                    Some(bos) => bos.1 = id as u32,
+                    None => source.ids.push(("bos", id as u32)),
+                }
+            }
+            return;
+        }
         // Solar Open
         "glm4moe" if !of_glm_mixture(architecture, source) => &[
             ("eos", "<|endoftext|>"),
@@ -194,6 +207,11 @@ fn by_name(architecture: &str, source: &mut Source) {
             source.ids.push((kind, id as u32));
         }
     }
+}
+
+/// Whether the vocabulary is one of the tiktoken library.
+fn by_rank(source: &Source) -> bool {
+    matches!(&source.model, SourceModel::ByteLevel { options, .. } if options.by_rank)
 }
 
 /// Whether a space is put in front of a text.

@@ -70,7 +70,7 @@ const EXTENSIONS: [(&str, Identity); 34] = [
 ];
 
 /// Files that accompany the weights, by name.
-const SETTINGS: [(&str, &str); 22] = [
+const SETTINGS: [(&str, &str); 25] = [
     ("config.json", "the model's configuration"),
     ("params.json", "the model's configuration in Meta's or Mistral's layout"),
     ("generation_config.json", "the model's settings for generation"),
@@ -80,6 +80,9 @@ const SETTINGS: [(&str, &str); 22] = [
     ("tokenizer.model.v3", "the model's tokenizer"),
     ("spiece.model", "the model's tokenizer"),
     ("tekken.json", "the model's tokenizer"),
+    ("tiktoken.model", "the model's tokenizer"),
+    ("hy.tiktoken", "the model's tokenizer"),
+    ("qwen.tiktoken", "the model's tokenizer"),
     ("vocab.json", "the vocabulary of the model's tokenizer"),
     ("vocab.txt", "the vocabulary of the model's tokenizer"),
     ("merges.txt", "the merges of the model's tokenizer"),

@@ -23,10 +23,13 @@ const ADAPTER: [&str; 12] = [
 ];
 
 /// Files beside the weights that must be what their names say.
-const BESIDE: [&str; 6] = [
+const BESIDE: [&str; 9] = [
     "config.json",
     "tokenizer.json",
     "tokenizer.model",
+    "tiktoken.model",
+    "hy.tiktoken",
+    "qwen.tiktoken",
     "tokenizer_config.json",
     "generation_config.json",
     "quantize_config.json",

@@ -72,16 +72,10 @@ const ANY_TEXT_MODEL: [&str; 18] = [
 ];
 
 /// Families that quern cannot compute, by their classes and names in GGUF, and why.
-const BEYOND: [(&str, &str); 4] = [
-    ("GlmMoeDsaForCausalLM", SPARSE),
-    ("glm-dsa", SPARSE),
-    ("DeepseekV32ForCausalLM", SPARSE),
-    ("deepseek32", SPARSE),
-];
+const BEYOND: [(&str, &str); 2] = [("DeepseekV4ForCausalLM", COMPRESSED), ("deepseek4", COMPRESSED)];
 
-const SPARSE: &str = "its attention reads only the positions that an indexer chooses (sparse attention), which quern does not \
-                      compute; attention to all positions would give other results for texts of more than \"index_topk\" \
-                      positions";
+const COMPRESSED: &str = "its attention reads groups of positions that are compressed into one, beside those of a window, and \
+                          its layers exchange several streams; quern computes neither";
 
 /// Language models that have names of their own inside multimodal models, and the `model_type` of the same model
 /// alone.
@@ -294,13 +288,11 @@ mod tests {
     }
 
     #[test]
-    fn families_of_sparse_attention_are_refused_with_the_reason() {
-        for class in ["GlmMoeDsaForCausalLM", "DeepseekV32ForCausalLM"] {
-            let text = refused(json!({ "index_topk": 2048 }), class);
-            assert!(text.contains(class) && text.contains("an indexer chooses"), "{text}");
-        }
-        let text = unknown(Path::new("model.gguf"), "glm-dsa").to_string();
-        assert!(text.contains("sparse attention"), "{text}");
+    fn families_that_are_not_computed_are_refused_with_the_reason() {
+        let text = refused(json!({ "index_topk": 2048 }), "DeepseekV4ForCausalLM");
+        assert!(text.contains("DeepseekV4ForCausalLM") && text.contains("compressed into one"), "{text}");
+        let text = unknown(Path::new("model.gguf"), "deepseek4").to_string();
+        assert!(text.contains("several streams"), "{text}");
     }
 
     fn read(config: &Value) -> Result<Option<(&'static str, String)>> {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::byte_level::alphabet;
 use super::merges::{MergeTable, Merger};
 use super::pre_tokenizer::Word;
+use super::ranks;
 use super::seen::Seen;
 use super::vocabulary::{TokenKind, Vocabulary};
 
@@ -26,6 +27,9 @@ pub(crate) const MAX_MERGES: usize = 1 << 20;
 pub(crate) struct BpeOptions {
     /// Whether a word that is a piece is taken as it is.
     pub ignore_merges: bool,
+    /// Whether the list of merges is nothing, and neighbours become the piece of the lowest id (`ranks.rs`). Ordinary
+    /// pieces then are in front of all other tokens.
+    pub by_rank: bool,
     /// Whether characters that are no piece are spelled in byte tokens.
     pub byte_fallback: bool,
     /// The token for a character without one, if there is such a token.
@@ -74,12 +78,23 @@ impl Bpe {
                 }
             }
         }
+        (Self::of(vocabulary, table, options), count, first)
+    }
+
+    /// Merges by the ids of what is made.
+    pub fn by_rank(vocabulary: &Vocabulary, options: BpeOptions) -> Self {
+        let ordinary = |&id: &u32| vocabulary.kind(id) == Some(TokenKind::Normal);
+        let pieces: Vec<&str> = (0..).take_while(ordinary).filter_map(|id| vocabulary.piece(id)).collect();
+        Self::of(vocabulary, ranks::of(&pieces).table, options)
+    }
+
+    fn of(vocabulary: &Vocabulary, table: MergeTable, options: BpeOptions) -> Self {
         let character = |code: u32| {
             let c = char::from_u32(code)?;
             vocabulary.find(c.encode_utf8(&mut [0; 4]))
         };
         let characters = (0..alphabet::END as u32).map(character).collect();
-        (Self { table: Arc::new(table), options, characters }, count, first)
+        Self { table: Arc::new(table), options, characters }
     }
 
     /// Encodes the words of a text of so many bytes, one after the other, in one vocabulary.
@@ -166,7 +181,7 @@ impl Encoder<'_> {
     }
 
     fn encode_spelled(&mut self, word: &str, out: &mut Vec<u32>) {
-        let BpeOptions { ignore_merges, byte_fallback, unknown, fuse_unknown } = self.bpe.options;
+        let BpeOptions { ignore_merges, byte_fallback, unknown, fuse_unknown, .. } = self.bpe.options;
         if ignore_merges && let Some(id) = self.whole(word) {
             return out.push(id);
         }

@@ -18,6 +18,7 @@ pub(crate) mod gguf_keys;
 mod hash;
 mod merges;
 pub(crate) mod pre_tokenizer;
+mod ranks;
 mod seen;
 mod space_prefix;
 pub(crate) mod special;
@@ -165,8 +166,8 @@ impl Tokenizer {
         from_gguf::read(file, metadata)
     }
 
-    /// Reads `tokenizer.json`, `tokenizer.model`, `vocab.json` and `merges.txt`, `tokenizer_config.json`,
-    /// `special_tokens_map.json` and `generation_config.json`, as far as they are there.
+    /// Reads `tokenizer.json`, `tokenizer.model`, `vocab.json` and `merges.txt`, `tiktoken.model`,
+    /// `tokenizer_config.json`, `special_tokens_map.json` and `generation_config.json`, as far as they are there.
     pub fn from_directory(directory: &Path) -> Result<Self> {
         Source::read(directory, None)?.into_tokenizer()
     }

@@ -49,13 +49,13 @@ pub(crate) use head::LogitsTo;
 use head::head;
 use mixers::Remote;
 pub(crate) use mixers::{
-    AttentionBuffers, KvTarget, MixerRoom, StateRoom, States, attention_shape, rope_style, widths,
+    AttentionBuffers, IndexRoom, KvTarget, MixerRoom, StateRoom, States, attention_shape, rope_style, widths,
 };
 pub(crate) use per_layer::own as per_layer_own;
 pub(crate) use phases::Phases;
 use phases::Watch;
 pub(crate) use widen::activation;
-pub(crate) use workspace::{Angles, Workspace, cache_shape, joins_heads, wide};
+pub(crate) use workspace::{Angles, Workspace, cache_shape, index_shape, joins_heads, wide};
 
 /// What a text needs beside the devices' own memory.
 #[derive(Debug, Default)]
@@ -328,6 +328,8 @@ fn block(
         joined,
         states,
         scratch,
+        index,
+        chosen,
         ..
     } = work;
     let slot = model.placement.slot(config.kv_source(layer).unwrap_or(layer));
@@ -359,7 +361,9 @@ fn block(
     }
     let mut phases = Phases { model, block, executor, observer };
     let scratch = scratch.front_mut(n * block.mixer.scratch());
-    let room = MixerRoom { target, buffers, states: StateRoom { state: states.of(layer), scratch } };
+    let slot = config.indexer.as_ref().map_or(0, |own| own.slot(layer));
+    let index = index.as_mut().map(|cache| IndexRoom { cache, slot, chosen });
+    let room = MixerRoom { target, buffers, states: StateRoom { state: states.of(layer), scratch }, index };
     phases.mix(x.front(n * hidden), keep, room, attended.front_mut(rows * mixed_width))?;
     if rows == 0 {
         return Ok(());

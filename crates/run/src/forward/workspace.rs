@@ -1,6 +1,6 @@
 //! What one device needs to run its part of a model's layers for one text.
 
-use quern_compute::{Buffer, CacheShape, Device, Executor, KvCache, KvType, Values};
+use quern_compute::{Buffer, CacheShape, Chosen, Device, Executor, KvCache, KvType, Values};
 use quern_model::Config;
 use quern_model::config::KeyHeads;
 
@@ -17,6 +17,9 @@ pub(crate) struct Workspace {
     pub(crate) executor: Executor,
     /// Keys and values of the layers on this device.
     pub(crate) cache: KvCache,
+    /// Keys of indexers, where a text may have more positions than attention reads; and what they have chosen.
+    pub(crate) index: Option<KvCache>,
+    pub(crate) chosen: Chosen,
     /// What layers with a state keep.
     pub(crate) states: States,
     pub(crate) x: Buffer,
@@ -99,6 +102,10 @@ impl Workspace {
             joined: model.fused_qkv() || joins || model.placement.has_remote(),
             executor,
             cache: KvCache::new(device, shape)?,
+            index: index_shape(&model.config, context, kv)
+                .map(|shape| KvCache::new(device, shape))
+                .transpose()?,
+            chosen: Chosen::default(),
             states: States::new(model, device)?,
             x: buffer(),
             normed: buffer(),
@@ -218,6 +225,13 @@ pub(crate) fn cache_shape(config: &Config, layers: usize, context: usize, kv: Kv
     let largest = all.max_by_key(|heads| heads.count * row(heads.size)).unwrap_or(own);
     let (kv_heads, head_dim) = (largest.count, largest.size);
     CacheShape { layers, kv_heads, head_dim, context, kv, keys_only: false }
+}
+
+/// The size of the cache of indexers' keys; none where a text cannot have more positions than attention reads.
+pub(crate) fn index_shape(config: &Config, context: usize, kv: KvType) -> Option<CacheShape> {
+    let own = config.indexer.as_ref().filter(|own| context > own.top_k)?;
+    let (layers, head_dim) = (own.layers(), own.head_dim);
+    Some(CacheShape { layers, kv_heads: 1, head_dim, context, kv, keys_only: true })
 }
 
 /// The largest width inside a feed-forward network or an expert.

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ops::Range;
 
-use quern_compute::{Buffer, Device, Executor, Input, KvCache, KvType, PassKey, Values, ValuesMut};
+use quern_compute::{
+    Buffer, CacheShape, Chosen, Device, Executor, Input, KvCache, KvType, PassKey, Values, ValuesMut,
+};
 
 use crate::forward::{
-    Angles, AttentionBuffers, KvTarget, MixerRoom, Phases, StateRoom, States, cache_shape, embed,
-    joins_heads, per_layer_own, streams, widths,
+    Angles, AttentionBuffers, IndexRoom, KvTarget, MixerRoom, Phases, StateRoom, States, cache_shape, embed,
+    index_shape, joins_heads, per_layer_own, streams, widths,
 };
 use crate::rope::RotaryAngles;
 use crate::weights::{Block, Mixer, Shown};
@@ -28,6 +30,10 @@ pub(super) struct Steps<'m> {
     scratch: Buffer,
     /// Keys and values that later layers share, by their layer, sequence and stream.
     kept: HashMap<(usize, usize, usize), KvCache>,
+    /// Keys of a layer's indexer, where sequences have more positions than attention reads.
+    index: Option<KvCache>,
+    /// The positions that were chosen for a sequence of a stream, where later layers read the same.
+    chosen: HashMap<(usize, usize), Chosen>,
     kv: KvType,
     angles: Angles,
     /// Each apart, where they are computed so.
@@ -67,6 +73,10 @@ impl<'m> Steps<'m> {
             states: States::new(model, device)?,
             scratch: buffer(model.weights.mixer_scratch())?,
             kept: HashMap::new(),
+            index: index_shape(config, longest, kv)
+                .map(|shape| KvCache::new(device, CacheShape { layers: 1, ..shape }))
+                .transpose()?,
+            chosen: HashMap::new(),
             kv,
             angles,
             q: buffer(apart * widths(config)[0])?,
@@ -134,6 +144,7 @@ impl<'m> Steps<'m> {
     ) -> Result<()> {
         let Self { model, executor, cache, kept, longest, kv, angles, q, k, v, qkv, states, scratch, .. } =
             self;
+        let (indexes, chosen) = (&mut self.index, &mut self.chosen);
         let config = &model.config;
         let windowed = config.window(layer).is_some();
         let angles = angles.of(windowed, tokens.len() * model.rotation.pairs_of(windowed));
@@ -156,9 +167,20 @@ impl<'m> Steps<'m> {
         let target = KvTarget { cache, slot: 0, layer, first: 0, angles, remote: None };
         let buffers = AttentionBuffers { q: all(q), k: all(k), v: all(v), qkv: all(qkv) };
         let mut phases = Phases { model, block, executor, observer: None };
+        let sequence = (tokens.start, stream.number);
         let Parts { hidden, inputs, .. } = stream.parts(block.mixer.width(), tokens);
         let states = StateRoom { state: states.of(layer), scratch: all(scratch) };
-        phases.mix(hidden.as_values(), 0, MixerRoom { target, buffers, states }, inputs)
+        let chosen = match &config.indexer {
+            Some(own) if own.has(layer) => chosen.entry(sequence).or_default(),
+            Some(_) => chosen.get_mut(&sequence).ok_or_else(|| {
+                let what = "later layers read the positions that earlier ones chose, which were computed before this run \
+                            was stopped: start it anew";
+                Error::Option(what.into())
+            })?,
+            None => &mut Chosen::default(),
+        };
+        let index = indexes.as_mut().map(|cache| IndexRoom { cache, slot: 0, chosen });
+        phases.mix(hidden.as_values(), 0, MixerRoom { target, buffers, states, index }, inputs)
     }
 
     /// The network's inputs where they are computed before the mixer's result is added: in parallel blocks.

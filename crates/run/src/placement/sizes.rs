@@ -7,7 +7,7 @@ use quern_model::contents::Place;
 use quern_model::{Config, TensorRole, View, ViewTensor};
 use quern_tensor_io::{ElementType, Error as FileError};
 
-use crate::forward::cache_shape;
+use crate::forward::{cache_shape, index_shape};
 use crate::load::LoadIn;
 use crate::weights::{convolved, plain_norms, state_sizes};
 use crate::{KvType, Result};
@@ -210,7 +210,10 @@ impl Sizes {
 
     /// The same with keys and values kept in another way.
     pub fn with_cache(mut self, config: &Config, kv: KvType) -> Self {
-        let position = cache_shape(config, config.attention_layers(), 1, kv).position_bytes() as u64;
+        let own = cache_shape(config, config.attention_layers(), 1, kv).position_bytes() as u64;
+        // Keys of indexers too, which only texts longer than what attention reads have.
+        let index = index_shape(config, usize::MAX, kv).map_or(0, |shape| shape.position_bytes() as u64);
+        let position = own + index;
         self.cache_position = position.div_ceil((config.layers as u64).max(1));
         self
     }
@@ -315,6 +318,9 @@ fn is_matrix(role: TensorRole) -> bool {
         R::AttentionKvUp,
         R::AttentionKUp,
         R::AttentionVUp,
+        R::IndexerQ,
+        R::IndexerK,
+        R::IndexerWeights,
         R::FfnGate,
         R::FfnUp,
         R::FfnGateUp,

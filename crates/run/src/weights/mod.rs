@@ -18,8 +18,8 @@ use quern_tensor_io::{Checkpoint, ElementType};
 
 pub(crate) use block::{Block, Expert, Experts, ExpertsBeside, Ffn, PerLayer, SharedExpert, Streams, Widen};
 pub(crate) use mixers::{
-    Attention, Beside, DeltaNet, DeltaProjections, HeadNorms, LatentAttention, Mamba2, Mixer, Network, Qkv,
-    Queries, ShortConv, Shown, Up, convolved, state_sizes,
+    Attention, Beside, DeltaNet, DeltaProjections, HeadNorms, Indexer, LatentAttention, Mamba2, Mixer,
+    Network, Qkv, Queries, ShortConv, Shown, Up, convolved, index_scratch, state_sizes,
 };
 
 /// A range of bytes of one tensor in the map.

@@ -43,7 +43,10 @@ impl Executor {
     /// # Errors
     /// Lengths and devices that do not fit, a cache too short.
     pub fn attend_latent(&mut self, cache: &mut KvCache, attend: AttendLatent<'_>) -> Result<()> {
-        let AttendLatent { shape, up, slot, first, skip, rotate, q, latent, out } = attend;
+        let AttendLatent { shape, up, slot, first, skip, rotate, chosen, q, latent, out } = attend;
+        if chosen.is_some() {
+            return Err(Error::Device);
+        }
         let LatentMatrices::Card { keys, values } = up else { return Err(Error::Device) };
         let cache = cache.cuda()?;
         let (q, latent, out) = (q.cuda()?, latent.cuda()?, out.cuda()?);

@@ -1,16 +1,16 @@
 //! Latent attention: rotation, storage of latent vectors, and the sum over them.
 
 use super::Executor;
-use crate::attention::{AttentionShape, LatentUp, latent_attention};
+use crate::attention::{AttentionShape, IndexShape, LatentUp, choose_positions, latent_attention};
 use crate::error::same;
-use crate::executor::{AttendLatent, KvCache, LatentMatrices, Linear, Rotate};
+use crate::executor::{AttendLatent, ChoosePositions, KvCache, LatentMatrices, Linear, Rotate};
 use crate::parallel::{part_of, share};
 use crate::simd::Level;
 use crate::{Matrix, Result, ops};
 
 impl Executor {
     pub fn attend_latent(&mut self, cache: &mut KvCache, attend: AttendLatent<'_>) -> Result<()> {
-        let AttendLatent { shape, up, slot, first, skip, rotate, q, latent, out } = attend;
+        let AttendLatent { shape, up, slot, first, skip, rotate, chosen, q, latent, out } = attend;
         let (pool, cache) = (&*self.pool, cache.cpu()?);
         let (q, latent, out) = (q.host()?, latent.host()?, out.host()?);
         let (query, cached) = (shape.nope + shape.rope, shape.rank + shape.rope);
@@ -65,7 +65,37 @@ impl Executor {
             }
             LatentMatrices::Card { .. } => return Err(crate::Error::Device),
         };
-        latent_attention(pool, &shape, &up, &q[skip * width..], first + skip, keys, out)
+        latent_attention(pool, &shape, &up, (&q[skip * width..], first + skip), (keys, chosen), out)
+    }
+
+    pub fn choose_positions(&mut self, cache: &mut KvCache, choose: ChoosePositions<'_>) -> Result<()> {
+        let ChoosePositions { shape, slot, first, rotate, q, keys, weights, chosen } = choose;
+        let (pool, cache) = (&*self.pool, cache.cpu()?);
+        let (q, keys, weights) = (q.host()?, keys.host()?, weights.host()?);
+        let IndexShape { heads, dim, .. } = shape;
+        let n = keys.len() / dim.max(1);
+        same("indexer: rows of keys", n * dim, keys.len())?;
+        same("indexer: a row of queries for each key", n * heads * dim, q.len())?;
+        if let Some(Rotate { style, pairs, cos, sin }) = rotate.filter(|r| r.pairs > 0) {
+            let (cos, sin) = (cos.host()?, sin.host()?);
+            same("indexer: rotated numbers", dim.min(2 * pairs), 2 * pairs)?;
+            let (cos, sin) = (&cos[..n * pairs], &sin[..n * pairs]);
+            ops::rope(pool.level(), style, q, heads, dim, cos, sin);
+            ops::rope(pool.level(), style, keys, 1, dim, cos, sin);
+        }
+        let stored = AttentionShape {
+            heads,
+            kv_heads: 1,
+            head_dim: dim,
+            scale: 1.0,
+            window: None,
+            chunk: None,
+            softcap: None,
+        };
+        cache.store(pool, (slot, &stored), first, keys, &[])?;
+        let Some(chosen) = chosen else { return Ok(()) };
+        let (stored, _) = cache.layer(slot, &stored)?;
+        choose_positions(pool, &shape, (q, weights), first, stored, chosen)
     }
 }
 

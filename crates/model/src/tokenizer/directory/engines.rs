@@ -19,8 +19,16 @@ pub(super) fn finish_byte_level(
     pieces: &StringArray,
     cut: bool,
 ) -> SourceModel {
-    let ByteLevelParts { mut merges, pipeline, ignore_merges, normalizer, pre_tokenizer, unknown, .. } =
-        parts;
+    let ByteLevelParts {
+        mut merges,
+        pipeline,
+        ignore_merges,
+        by_rank,
+        normalizer,
+        pre_tokenizer,
+        unknown,
+        ..
+    } = parts;
     if cut {
         let known: HashSet<&str> = pieces.iter().collect();
         let pair = |i: usize| (merges.get(2 * i).unwrap_or(""), merges.get(2 * i + 1).unwrap_or(""));
@@ -32,7 +40,9 @@ pub(super) fn finish_byte_level(
     }
     let unknown = find(pieces, unknown.as_deref());
     let rule = FileRule { normalizer, pre_tokenizer, ignore_merges, model_type };
-    let options = BpeOptions { ignore_merges, unknown, ..BpeOptions::default() };
+    // The library looks for the whole word first, which GGUF's names of rules do not say of its vocabularies.
+    let options =
+        BpeOptions { ignore_merges: ignore_merges || by_rank, by_rank, unknown, ..BpeOptions::default() };
     SourceModel::ByteLevel { merges, pipeline, options, rule }
 }
 
@@ -40,6 +50,7 @@ pub(super) fn finish_byte_level(
 pub(super) fn by_merges(parts: SentencePieceParts, pieces: &StringArray) -> (StringArray, BpeOptions) {
     let options = BpeOptions {
         ignore_merges: parts.ignore_merges,
+        by_rank: false,
         byte_fallback: true,
         unknown: find(pieces, parts.unknown.as_deref()),
         fuse_unknown: parts.fuse_unknown,
@@ -59,6 +70,9 @@ pub(super) fn bpe(
     merges: &StringArray,
     options: BpeOptions,
 ) -> Result<Bpe> {
+    if options.by_rank {
+        return Ok(Bpe::by_rank(vocabulary, options));
+    }
     let pair = |i: usize| (merges.get(2 * i).unwrap_or(""), merges.get(2 * i + 1).unwrap_or(""));
     let (bpe, _, misfit) = Bpe::new(vocabulary, (0..merges.len() / 2).map(pair), options);
     match misfit {

@@ -5,6 +5,7 @@
 //! | `tokenizer.json` | byte-level BPE: everything; SentencePiece BPE: added tokens, space prefix, and the pieces where there is no `tokenizer.model` (score = minus the rank of the first merge that makes the piece); what is put around a text |
 //! | `tokenizer.model` | SentencePiece's pieces, scores, kinds |
 //! | `vocab.json`, `merges.txt` | byte-level BPE where there is neither of these |
+//! | `tiktoken.model`, `hy.tiktoken`, `qwen.tiktoken` | the same, by ranks, where there is none of these |
 //! | `tokenizer_config.json` | added tokens, special tokens' texts, `add_bos_token` …, chat template |
 //! | `added_tokens.json`, `special_tokens_map.json`, `chat_template.jinja` | the older places of the same |
 //! | `config.json`, `generation_config.json` | special tokens' ids, further ends of text |
@@ -21,6 +22,7 @@ mod read_json;
 mod read_merges;
 mod scores;
 mod special_ids;
+mod tiktoken;
 mod tokenizer_json;
 mod tokens;
 mod values;
@@ -32,7 +34,7 @@ use std::sync::Arc;
 
 use quern_tensor_io::{Error, Result, StringArray};
 
-use crate::json::{Json, Object, read_bytes};
+use crate::json::{Json, Object, as_u64, read_bytes};
 
 use super::bpe::BpeOptions;
 use super::byte_level::ByteLevel;
@@ -108,7 +110,7 @@ impl Source {
         let config = config.as_ref();
         let json_file = directory.join("tokenizer.json");
         let json = if json_file.is_file() { Some(TokenizerJson::read(&json_file)?) } else { None };
-        let (fast_model, added, processors) = match json {
+        let (fast_model, mut added, processors) = match json {
             Some(json) => (Some(json.model), json.added, Some(json.processors)),
             None => (None, AddedTokens::default(), None),
         };
@@ -118,11 +120,13 @@ impl Source {
         }
         let model_file = directory.join("tokenizer.model");
         // GGUF has a list of merges for this family alone.
-        let listed = match optional("config.json")? {
+        let model_config = optional("config.json")?;
+        let listed = match &model_config {
             Some(json) => gemma4(&json.root())?,
             None => false,
         };
         let has_json = fast_model.is_some();
+        let mut ranked = None;
         let for_gguf = vocab_size.is_some();
         let given = match config {
             Some(config) => config.bool("add_prefix_space")?,
@@ -161,12 +165,22 @@ impl Source {
                 byte_level(vocab_json::read(directory, config)?, vocab_size)
             }
             None => {
-                let what =
-                    "there is no tokenizer here (neither tokenizer.json nor tokenizer.model nor vocab.json)";
-                return Err(Error::malformed(directory, what));
+                let Some(found) = tiktoken::find(directory) else {
+                    let what = "there is no tokenizer here (neither tokenizer.json nor tokenizer.model nor vocab.json nor \
+                                tiktoken.model)";
+                    return Err(Error::malformed(directory, what));
+                };
+                let size = vocab_size.or(tokens_of(model_config.as_ref())?);
+                let read = found.read(config, size, for_gguf)?;
+                (ranked, added) = (Some(read.model_type), read.special);
+                notes.extend(unmade(read.unmade));
+                byte_level(read.parts, vocab_size)
             }
         };
-        add_tokens(directory, config, &added, &model, has_json, &mut list)?;
+        match ranked {
+            Some(_) => list.add_all(&added),
+            None => add_tokens(directory, config, &added, &model, has_json, &mut list)?,
+        }
 
         let places = special_ids::Places {
             directory,
@@ -174,6 +188,7 @@ impl Source {
             added: &added,
             processors: processors.as_deref(),
             config,
+            ids_first: ranked.is_some(),
         };
         let mut special = special_ids::find(&places)?;
         let after_bos =
@@ -201,9 +216,10 @@ impl Source {
                 SourceModel::SentencePiece { scores, prefix, merges }
             }
             Read::ByteLevel(parts) => {
-                let model_type = match optional("config.json")? {
-                    Some(json) => json.root().str("model_type")?.map(str::to_owned),
-                    None => None,
+                let model_type = match (ranked, &model_config) {
+                    (Some(name), _) => Some(name.to_owned()),
+                    (None, Some(json)) => json.root().str("model_type")?.map(str::to_owned),
+                    (None, None) => None,
                 };
                 finish_byte_level(*parts, model_type, &pieces, cut)
             }
@@ -286,6 +302,24 @@ impl Source {
             lost_end: self.lost_end,
         })
     }
+}
+
+/// The number of a model's tokens by its configuration.
+fn tokens_of(config: Option<&Json>) -> Result<Option<usize>> {
+    let Some(config) = config else { return Ok(None) };
+    let root = config.root();
+    let text = root.object("text_config")?.filter(|_| root.get("vocab_size").is_none());
+    Ok(text.unwrap_or(root).get("vocab_size").and_then(as_u64).map(|size| size as usize))
+}
+
+/// The note on pieces of a vocabulary by rank that no list of merges makes.
+fn unmade(pieces: usize) -> Option<String> {
+    (pieces > 0).then(|| {
+        format!(
+            "{pieces} pieces of this tokenizer are made of others by their ranks, which GGUF has no place for, and by no \
+             list of merges: text may get other tokens from the GGUF file"
+        )
+    })
 }
 
 /// Whether a configuration is of Gemma 4, alone or inside a multimodal release.

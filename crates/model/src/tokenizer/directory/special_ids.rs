@@ -42,6 +42,9 @@ pub(super) struct Places<'a> {
     pub added: &'a AddedTokens,
     pub processors: Option<&'a [Processor]>,
     pub config: Option<&'a Object<'a>>,
+    /// Whether the ids of `config.json` count before the texts of `tokenizer_config.json`: llama.cpp's converter finds
+    /// texts in `tokenizer.json` alone.
+    pub ids_first: bool,
 }
 
 /// Reads the files of a directory.
@@ -59,7 +62,9 @@ pub(super) fn find(places: &Places<'_>) -> Result<Special> {
             {
                 found.add.push((kind, added));
             }
-            found.find(places, kind, texts.get(kind));
+            if !places.ids_first {
+                found.find(places, kind, texts.get(kind));
+            }
         }
     }
     if let Some(json) = Json::read_optional(&places.directory.join("config.json"))? {
@@ -82,12 +87,15 @@ pub(super) fn find(places: &Places<'_>) -> Result<Special> {
             found.set(places, kind, id.map(u64::from));
         }
     }
-    if let Some(map) = Json::read_optional(&places.directory.join("special_tokens_map.json"))? {
+    if !places.ids_first
+        && let Some(map) = Json::read_optional(&places.directory.join("special_tokens_map.json"))?
+    {
         for kind in TYPES {
             found.find(places, kind, content(&map.root(), kind));
         }
     }
-    // Without a tokenizer_config.json: what the template puts around a text must have an id to be put there.
+    // What no id has named. Without a tokenizer_config.json: what the template puts around a text must have an id to be
+    // put there.
     for kind in ["bos", "eos"] {
         found.find(places, kind, texts.get(kind));
     }

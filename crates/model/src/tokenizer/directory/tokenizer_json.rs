@@ -51,6 +51,8 @@ pub(super) struct ByteLevelParts {
     /// Left and right pieces in turn.
     pub merges: StringArray,
     pub ignore_merges: bool,
+    /// Whether neighbours become the piece of the lowest id, whatever the merges are.
+    pub by_rank: bool,
     pub unknown: Option<String>,
     pub normalizer: Value,
     pub pre_tokenizer: Value,
@@ -178,6 +180,7 @@ fn byte_level_parts(
         tokens,
         merges: model.merges,
         ignore_merges: model.ignore_merges,
+        by_rank: false,
         unknown: model.unknown.map(|Short(text)| text),
         normalizer,
         pre_tokenizer,

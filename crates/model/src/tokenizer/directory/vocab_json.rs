@@ -70,6 +70,7 @@ pub(super) fn read(directory: &Path, config: Option<&Object<'_>>) -> Result<Byte
         tokens: pieces(&file, "the vocabulary", &vocab, 0, |_| TokenKind::Normal)?,
         merges: merges(&directory.join("merges.txt"))?,
         ignore_merges: rule.ignore_merges,
+        by_rank: false,
         unknown: None,
         normalizer,
         pre_tokenizer,

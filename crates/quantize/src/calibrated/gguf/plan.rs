@@ -13,6 +13,7 @@ use crate::calibrated::place::{place, ram};
 use crate::calibrated::{Calibration, Place};
 use crate::gptq::blocks::has_feedback;
 use crate::job::{self, QuantizePlan, QuantizeRow, Warning, matrices};
+use crate::linears::chooses_positions;
 
 /// Weights that are solved at once: layers with more are worked on in pieces of rows.
 const PIECE: usize = 64 << 20;
@@ -92,7 +93,8 @@ pub fn plan<'a>(model: &Model, view: &'a View<'a>, options: Options) -> Result<G
     let mut layers = Vec::new();
     let mut by_name: HashMap<_, Vec<usize>> = HashMap::new();
     let (mut largest, mut quantized, mut head, mut exact) = (Largest::default(), 0, false, false);
-    for linear in linears.iter().filter(|linear| !is_of_heads(model, linear)) {
+    let rounded = |linear: &LinearInfo<'_>| is_of_heads(model, linear) || chooses_positions(linear.role);
+    for linear in linears.iter().filter(|linear| !rounded(linear)) {
         let names = gguf_names(model, linear);
         if names.is_empty() {
             return Err(without_tensor(linear));

@@ -12,6 +12,7 @@ use crate::calibrated::Place;
 use crate::calibrated::needs::{Largest, memory, unfinished};
 use crate::calibrated::place::{place, ram};
 use crate::gptq::{Order, Settings, SolveError, check_shape};
+use crate::linears::chooses_positions;
 
 /// What becomes of one module.
 #[derive(Clone, Debug)]
@@ -75,6 +76,8 @@ pub fn plan(model: &Model, options: &Options) -> Result<GptqPlan, Error> {
             let name = linear.name.strip_suffix(".weight").unwrap_or(linear.name).to_owned();
             let (rows, columns) = (linear.rows, linear.columns);
             let settings = match options.rules.of(&name, &options.settings) {
+                // What chooses positions is left as it is, as routers are.
+                _ if chooses_positions(linear.role) => None,
                 Verdict::Skip => None,
                 Verdict::Quantize(settings) => {
                     check_shape(rows, columns, &settings)

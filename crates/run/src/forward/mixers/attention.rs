@@ -226,7 +226,12 @@ pub(crate) fn attention_shape(config: &Config, layer: usize) -> AttentionShape {
 
 /// Which numbers of a head are rotated together, as the kernels name it.
 pub(crate) fn rope_style(config: &Config) -> RopeStyle {
-    match config.rope_style {
+    styled(config.rope_style)
+}
+
+/// What the kernels call a way of pairing.
+pub(crate) fn styled(style: quern_model::RopeStyle) -> RopeStyle {
+    match style {
         quern_model::RopeStyle::HalfSplit => RopeStyle::HalfSplit,
         quern_model::RopeStyle::Interleaved => RopeStyle::Interleaved,
     }

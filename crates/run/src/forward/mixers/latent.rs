@@ -9,7 +9,8 @@ use crate::weights::{LatentAttention, Linear, Queries, Shown, Up};
 use crate::{Error, Result};
 
 use super::super::phases::{Phases, mixer_input};
-use super::{AttentionBuffers, KvTarget, rope_style};
+use super::indexer::Indexed;
+use super::{AttentionBuffers, IndexRoom, KvTarget, rope_style};
 
 /// Numbers for each token that it computes in: queries; latent vectors, with the rotated part of keys behind them; the
 /// narrow form of queries, latent vectors by themselves, or a head's queries.
@@ -27,6 +28,7 @@ impl Phases<'_, '_> {
         (x, keep): (Values<'_>, usize),
         target: KvTarget<'_>,
         buffers: AttentionBuffers<'_>,
+        (scratch, mut index): (ValuesMut<'_>, Option<IndexRoom<'_>>),
         attended: ValuesMut<'_>,
     ) -> Result<()> {
         let config = &self.model.config;
@@ -38,6 +40,13 @@ impl Phases<'_, '_> {
         self.project_latent(attention, x, q.reborrow(), cache_rows.reborrow(), narrow.reborrow())?;
 
         let KvTarget { cache, slot, layer, first, angles: (cos, sin), .. } = target;
+        let rotate = Rotate { style: rope_style(config), pairs: self.model.rotation.pairs(), cos, sin };
+        let rotate = config.rotates(layer).then_some(rotate);
+        if let (Some(indexer), Queries::Low { norm, .. }) = (&attention.indexer, &attention.queries) {
+            let low = narrow.as_values().slice(0..n * latent.query_rank.unwrap_or(0));
+            let batch = Indexed { x, low: Input::Norm(norm, low), first, rotate };
+            self.index(indexer, batch, scratch, index.as_mut())?;
+        }
         if let Some(growth) = config.query_growth.filter(|growth| growth.reaches(first + n)) {
             let rows = q.reborrow().host().map_err(|_| Error::QueryGrowth { context: growth.context })?;
             grow_queries(config, first, query, query, rows);
@@ -51,11 +60,11 @@ impl Phases<'_, '_> {
             value: latent.value_dim,
             scale: config.attention_scale(layer),
         };
-        let rotate = Rotate { style: rope_style(config), pairs: self.model.rotation.pairs(), cos, sin };
-        let rotate = config.rotates(layer).then_some(rotate);
         let up = attention.matrices();
-        let attend =
-            AttendLatent { shape, up, slot, first, skip: keep, rotate, q, latent: cache_rows, out: attended };
+        let sparse = config.indexer.as_ref().is_some_and(|own| first + n > own.top_k);
+        let chosen = index.as_ref().filter(|_| sparse).map(|room| &*room.chosen);
+        let (skip, latent, out) = (keep, cache_rows, attended);
+        let attend = AttendLatent { shape, up, slot, first, skip, rotate, chosen, q, latent, out };
         Ok(self.executor.attend_latent(cache, attend)?)
     }
 
@@ -139,14 +148,14 @@ impl Phases<'_, '_> {
         let AttentionBuffers { q, k, v: mut narrow, .. } = memory;
         let mut cache_rows = k.slice(0..n * cached);
         match (which, &attention.queries) {
-            (Shown::QueryUp, Queries::Low { down, norm, .. }) => {
+            (Shown::QueryUp | Shown::IndexerQueries, Queries::Low { down, norm, .. }) => {
                 let input = mixer_input(self.model, self.block, x);
                 let mut low = narrow.slice(0..n * latent.query_rank.unwrap_or(0));
                 let outputs = Output::Store([low.reborrow(), cache_rows.reborrow()]);
                 self.linear([down, &attention.kv_down], input, outputs)?;
                 Ok(self.executor.norm(norm, low.as_values(), out)?)
             }
-            (Shown::QueryUp | Shown::Up | Shown::StateOut, _) => {
+            (Shown::QueryUp | Shown::IndexerQueries | Shown::Up | Shown::StateOut, _) => {
                 let q = q.slice(0..n * query);
                 self.project_latent(attention, x, q, cache_rows.reborrow(), narrow.reborrow())?;
                 Ok(self.executor.copy_fronts(cache_rows.as_values(), cached, out, latent.rank)?)

@@ -3,6 +3,7 @@
 mod attention;
 mod beside;
 mod delta_net;
+mod indexer;
 mod latent;
 mod mamba2;
 mod network;
@@ -20,6 +21,7 @@ use super::phases::Phases;
 
 pub(super) use attention::Remote;
 pub(crate) use attention::{AttentionBuffers, KvTarget, attention_shape, rope_style};
+pub(crate) use indexer::IndexRoom;
 
 /// What a mixer has beside the residual stream.
 pub(crate) struct MixerRoom<'p> {
@@ -29,6 +31,8 @@ pub(crate) struct MixerRoom<'p> {
     pub(crate) buffers: AttentionBuffers<'p>,
     /// What other mixers keep, and memory to compute in.
     pub(crate) states: StateRoom<'p>,
+    /// Of sparse attention, where a text may have more positions than it reads.
+    pub(crate) index: Option<IndexRoom<'p>>,
 }
 
 /// What a mixer with a state has.
@@ -61,7 +65,7 @@ impl Phases<'_, '_> {
         room: MixerRoom<'_>,
         mixed: ValuesMut<'_>,
     ) -> Result<()> {
-        let MixerRoom { target, buffers, mut states } = room;
+        let MixerRoom { target, buffers, mut states, index } = room;
         if target.first == 0 && !states.state.is_empty() {
             // A text begins.
             self.executor.clear(states.state.reborrow())?;
@@ -71,7 +75,9 @@ impl Phases<'_, '_> {
             Mixer::Attention(attention) => {
                 self.attend(attention, input, target, buffers, states.scratch, mixed)
             }
-            Mixer::Latent(latent) => self.attend_latent(latent, input, target, buffers, mixed),
+            Mixer::Latent(latent) => {
+                self.attend_latent(latent, input, target, buffers, (states.scratch, index), mixed)
+            }
             Mixer::DeltaNet(net) => self.delta_net(net, input, states, mixed),
             Mixer::ShortConv(conv) => self.short_conv(conv, input, states, mixed),
             Mixer::Mamba2(mamba) => self.mamba2(mamba, input, states, mixed),

@@ -9,6 +9,7 @@ use quern_tensor_io::ElementType;
 
 use super::super::lookup::Lookup;
 use super::super::{Linear, Weight};
+use super::indexer::Indexer;
 use super::latent_card::{LatentCard, put};
 use crate::Result;
 
@@ -25,6 +26,8 @@ pub(crate) struct LatentAttention {
     pub(crate) kv_norm: Norm,
     pub(crate) up: Up,
     pub(crate) output: Linear,
+    /// What chooses the positions that it reads, in layers that do so.
+    pub(crate) indexer: Option<Indexer>,
     /// Their sizes.
     heads: usize,
     sizes: Latent,
@@ -50,6 +53,8 @@ pub(crate) enum Queries {
 pub(crate) enum Shown {
     /// From the normed numbers of few to the queries.
     QueryUp,
+    /// From the same to the queries of an indexer.
+    IndexerQueries,
     /// From latent vectors to keys and values.
     Up,
     /// From what a state beside attention gives to the residual stream.
@@ -108,6 +113,12 @@ impl LatentAttention {
             kv_norm: norm(R::AttentionKvDownNorm)?,
             up,
             output: lookup.linear(R::AttentionOutput, None, at)?,
+            indexer: config
+                .indexer
+                .as_ref()
+                .filter(|own| own.has(layer))
+                .map(|_| Indexer::resolve(lookup, layer))
+                .transpose()?,
             heads: config.heads,
             sizes: *latent,
             card: None,
@@ -116,16 +127,16 @@ impl LatentAttention {
 
     /// The layers that read the block's normed input.
     pub(super) fn inputs(&self) -> Vec<&Linear> {
-        match &self.queries {
-            Queries::Direct(queries) | Queries::Low { down: queries, .. } => vec![queries, &self.kv_down],
-        }
+        let (Queries::Direct(queries) | Queries::Low { down: queries, .. }) = &self.queries;
+        let indexer = self.indexer.iter().flat_map(|own| [&own.keys, &own.weights]);
+        [queries, &self.kv_down].into_iter().chain(indexer).collect()
     }
 
     /// The same, to be replaced.
     pub(super) fn inputs_mut(&mut self) -> Vec<&mut Linear> {
-        match &mut self.queries {
-            Queries::Direct(queries) | Queries::Low { down: queries, .. } => vec![queries, &mut self.kv_down],
-        }
+        let (Queries::Direct(queries) | Queries::Low { down: queries, .. }) = &mut self.queries;
+        let indexer = self.indexer.iter_mut().flat_map(|own| [&mut own.keys, &mut own.weights]);
+        [queries, &mut self.kv_down].into_iter().chain(indexer).collect()
     }
 
     /// The layers within, in the order of the computation.
@@ -135,11 +146,17 @@ impl LatentAttention {
             Queries::Low { up, .. } => Some(up),
         };
         let mut all: Vec<&Linear> = queries.into_iter().collect();
+        all.extend(self.indexer.as_ref().map(|own| &own.queries));
         match &self.up {
             Up::Joined { both, .. } => all.push(both),
             Up::Split { keys, values } => all.extend(keys.iter().chain(values)),
         }
         all
+    }
+
+    /// Memory for each token: the indexer's queries, key and weights.
+    pub(super) fn scratch(&self) -> usize {
+        self.indexer.iter().flat_map(Indexer::linears).map(|linear| linear.op.weight.rows()).sum()
     }
 
     /// Those whose inputs calibration can show: not the matrices of single heads.
@@ -152,11 +169,15 @@ impl LatentAttention {
             Up::Joined { both, .. } => Some((Shown::Up, both)),
             Up::Split { .. } => None,
         };
-        queries.into_iter().chain(up).collect()
+        let indexer = self.indexer.as_ref().map(|own| (Shown::IndexerQueries, &own.queries));
+        queries.into_iter().chain(indexer).chain(up).collect()
     }
 
     /// One of them, to be replaced; the output layer where there is no such.
     pub(crate) fn shown_mut(&mut self, which: Shown) -> &mut Linear {
+        if let (Shown::IndexerQueries, Some(indexer)) = (which, &mut self.indexer) {
+            return &mut indexer.queries;
+        }
         match (which, &mut self.queries, &mut self.up) {
             (Shown::QueryUp, Queries::Low { up, .. }, _) => up,
             (Shown::Up, _, Up::Joined { both, absorbed }) => {
@@ -165,13 +186,14 @@ impl LatentAttention {
             }
             (Shown::QueryUp, Queries::Direct(_), _)
             | (Shown::Up, _, Up::Split { .. })
-            | (Shown::StateOut, ..) => &mut self.output,
+            | (Shown::StateOut | Shown::IndexerQueries, ..) => &mut self.output,
         }
     }
 
     /// Numbers in the norms.
     pub(super) fn vector_values(&self) -> usize {
-        self.norms().map(|norm| norm.weight.len()).sum()
+        let indexer = self.indexer.as_ref().map_or(0, Indexer::vector_values);
+        indexer + self.norms().map(|norm| norm.weight.len()).sum::<usize>()
     }
 
     /// Bytes on a GPU of the norms, and of the matrices of [`LatentAttention::up`] as it takes them.
@@ -205,6 +227,10 @@ impl LatentAttention {
 
     /// The same on another device.
     pub(super) fn upload(&self, uploader: &mut Uploader) -> Result<Self> {
+        // As `Model::beyond_gpus` says.
+        if self.indexer.is_some() {
+            return Err(quern_compute::Error::Device.into());
+        }
         let queries = match &self.queries {
             Queries::Direct(linear) => Queries::Direct(linear.upload(uploader)?),
             Queries::Low { down, norm, up } => Queries::Low {
@@ -220,6 +246,7 @@ impl LatentAttention {
             kv_norm: uploader.norm(&self.kv_norm)?,
             up: self.up.beside(&card),
             output: self.output.upload(uploader)?,
+            indexer: None,
             heads: self.heads,
             sizes: self.sizes,
             card: Some(card),

@@ -3,6 +3,7 @@
 mod attention;
 mod beside;
 mod delta_net;
+mod indexer;
 mod latent;
 mod latent_card;
 mod mamba2;
@@ -21,6 +22,7 @@ use crate::Result;
 pub(crate) use attention::{Attention, HeadNorms, Qkv};
 pub(crate) use beside::Beside;
 pub(crate) use delta_net::{DeltaNet, DeltaProjections};
+pub(crate) use indexer::{Indexer, index_scratch};
 pub(crate) use latent::{LatentAttention, Queries, Shown, Up};
 pub(crate) use mamba2::Mamba2;
 pub(crate) use network::Network;
@@ -243,7 +245,7 @@ impl Mixer {
     pub(crate) fn scratch(&self) -> usize {
         match self {
             Self::Attention(attention) => attention.scratch(),
-            Self::Latent(_) => 0,
+            Self::Latent(latent) => latent.scratch(),
             Self::DeltaNet(net) => net.scratch(),
             Self::ShortConv(conv) => conv.scratch(),
             Self::Mamba2(mamba) => mamba.scratch(),
@@ -308,7 +310,7 @@ pub(crate) fn state_sizes(config: &Config) -> (usize, usize) {
     let gates = match config.architecture.gated_attention {
         true => 3 * query + 2 * key,
         false if apart => query,
-        false => 0,
+        false => index_scratch(config),
     };
     let Some(mixer) = config.state_mixer() else { return (0, gates) };
     let (state, scratch) = match mixer {

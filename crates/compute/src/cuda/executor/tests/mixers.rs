@@ -350,6 +350,7 @@ fn latent_attention_is_that_of_the_cpu() {
                 let up =
                     LatentMatrices::Split { keys: keys.iter().collect(), values: values.iter().collect() };
                 let attend = AttendLatent {
+                    chosen: None,
                     shape,
                     up,
                     slot: 1,
@@ -366,6 +367,7 @@ fn latent_attention_is_that_of_the_cpu() {
                 let up = LatentMatrices::Card { keys: &keys_there, values: &values_there };
                 let (cos, sin) = (c.front(c.len()), s.front(s.len()));
                 let attend = AttendLatent {
+                    chosen: None,
                     shape,
                     up,
                     slot: 1,

@@ -52,6 +52,7 @@ fn mixers_take_this_long() {
                 let what = format!("latent, {heads} heads, {} cache, {n} tokens at {first}", kv.name());
                 time(&mut devices, what, &mut |devices| {
                     let attend = AttendLatent {
+                        chosen: None,
                         shape,
                         up: LatentMatrices::Card { keys: &keys, values: &values },
                         slot: 0,
