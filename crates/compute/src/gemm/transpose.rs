@@ -23,8 +23,8 @@ pub(super) fn words(
         Level::Scalar => {}
         // SAFETY: the CPU has the level, lengths are checked above.
         Level::Avx2 | Level::AvxVnni => return unsafe { avx2(rows, at, count, out, stride) },
-        // SAFETY: as above.
         Level::Avx512 | Level::Avx512Vnni | Level::Amx => {
+            // SAFETY: as above.
             return unsafe { avx512(rows, at, count, out, stride) };
         }
     }

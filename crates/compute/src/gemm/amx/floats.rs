@@ -4,6 +4,9 @@
 //! products of the parts, but for those that are below 2^-24 of the whole, add up to what f32 would give: 3 for weights
 //! that are one part (bf16, f8), 5 for two (f16), 6 for three.
 
+// Loops count halves and rows and index several things by them.
+#![allow(clippy::needless_range_loop)]
+
 use super::unit::Hardware;
 use super::{BLOCK_ROWS, FROM, Unit};
 use crate::gemm::floats::Widened;

@@ -1,5 +1,8 @@
 //! Weights as the matrix unit takes them: signed bytes, scales multiplied in.
 
+// Loops count halves and rows and index several things by them.
+#![allow(clippy::needless_range_loop)]
+
 use zerocopy::IntoBytes;
 
 use super::Kind;

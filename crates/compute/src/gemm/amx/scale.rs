@@ -1,5 +1,8 @@
 //! Scales the matrix unit's exact sums and adds them up as floats.
 
+// Loops count halves and rows and index several things by them.
+#![allow(clippy::needless_range_loop)]
+
 use super::planes::Planes;
 use super::rows::Block;
 use super::{BLOCK_ROWS, Sums};
