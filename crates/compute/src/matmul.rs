@@ -15,8 +15,7 @@ pub struct Scratch {
     of256: Activations,
     packed32: gemm::Packed,
     packed256: gemm::Packed,
-    rows32: gemm::amx::Rows,
-    rows256: gemm::amx::Rows,
+    rows: gemm::amx::Rows,
     float_rows: gemm::amx::FloatRows,
 }
 
@@ -137,17 +136,13 @@ fn many_rows(
 ) {
     let (level, n) = (pool.level(), x.len() / columns);
     let on_unit = |w: &Matrix| gemm::amx::takes(level, w.element_type(), n);
-    for (group, packed, rows) in [
-        (Group::Of32, &mut scratch.packed32, &mut scratch.rows32),
-        (Group::Of256, &mut scratch.packed256, &mut scratch.rows256),
-    ] {
-        let of_group = || weights.iter().filter(|w| self::group(w) == Some(group));
-        if of_group().any(|w| !on_unit(w)) {
+    for (group, packed) in [(Group::Of32, &mut scratch.packed32), (Group::Of256, &mut scratch.packed256)] {
+        if weights.iter().any(|w| self::group(w) == Some(group) && !on_unit(w)) {
             packed.fill(level, pool, group, x, columns, n);
         }
-        if of_group().any(on_unit) {
-            rows.fill(level, pool, group, x, columns, n);
-        }
+    }
+    if weights.iter().any(on_unit) {
+        scratch.rows.fill(level, pool, x, columns, n);
     }
     let floats_on_unit = gemm::amx::takes_floats(level, n);
     if floats_on_unit && weights.iter().any(|w| group(w).is_none()) {
@@ -163,10 +158,7 @@ fn many_rows(
         // SAFETY: this task alone writes the rows from `first` on of output k.
         unsafe {
             match group(w) {
-                Some(group) if on_unit(w) => {
-                    let rows = if group == Group::Of32 { &scratch.rows32 } else { &scratch.rows256 };
-                    gemm::amx::blocks(level, w, first, pairs, rows, n, y);
-                }
+                Some(_) if on_unit(w) => gemm::amx::blocks(level, w, first, pairs, &scratch.rows, n, y),
                 Some(Group::Of32) => gemm::blocks(level, w, first, pairs, &scratch.packed32, n, y),
                 Some(Group::Of256) => gemm::blocks(level, w, first, pairs, &scratch.packed256, n, y),
                 None if floats_on_unit => {

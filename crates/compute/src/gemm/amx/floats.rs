@@ -227,7 +227,7 @@ mod x86 {
 /// # Safety
 /// Nobody else uses these rows of `y`.
 pub(crate) unsafe fn floats(level: Level, w: &Matrix, first: usize, rows: &FloatRows, n: usize, y: &Shared) {
-    let Some(unit) = Hardware::new(64) else { return };
+    let Some(unit) = Hardware::new() else { return };
     // SAFETY: guaranteed by the caller.
     unsafe { floats_on(&unit, level, w, first, rows, n, y) };
 }

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! The minima are multiplied with sums of activations on the unit too: a sum of 16 activations is `4 (a + b + c + d) +
-//! rest` with four signed bytes and a rest of -3 to 3. Types with a float scale for each 32 values are multiplied in
-//! steps of 32 values, after each of which sums are scaled: half the unit's speed.
+//! rest` with four signed bytes and a rest of -3 to 3. Types with a float scale for each 16 or 32 values stay with VNNI:
+//! in steps of 32 values, after each of which sums are scaled, the unit had 0.8 to 1.1 times its speed on Sapphire Rapids.
 
 mod floats;
 mod planes;
@@ -68,8 +68,8 @@ impl Products {
 /// What multiplies: the matrix unit, or in tests its specification. Tiles of 16 rows lie 64 bytes a row, and those of one
 /// step 1024 bytes behind those of the last. A product that was started is finished before another one is.
 pub(super) trait Unit {
-    /// Starts two blocks of activations times two weight tiles, all signed: in each step 16 rows of the configured depth,
-    /// and depth / 4 rows of 4 values of 16 weight rows.
+    /// Starts two blocks of activations times two weight tiles, all signed: in each step 16 rows of 64 values, and 16
+    /// rows of 4 values of 16 weight rows.
     ///
     /// # Safety
     /// The memory of all steps may be read.
@@ -122,33 +122,22 @@ pub(super) enum Kind {
     Whole { minima: bool },
     /// Codes under integer scales: two planes.
     Split { minima: bool },
-    /// Float scales for 32 values, perhaps offsets.
-    Of32 { offsets: bool },
 }
 
 impl Kind {
-    /// None for types whose scales are floats for 16 values.
+    /// None for types whose scales are floats for fewer values.
     pub fn of(form: Form) -> Option<Self> {
         match (form.sub, form.per32) {
             (256, false) => Some(Self::Whole { minima: form.offset != 0 }),
             (16 | 32, false) => Some(Self::Split { minima: form.offset != 0 }),
-            (32, true) => Some(Self::Of32 { offsets: form.offset != 0 }),
             _ => None,
         }
     }
-
-    /// Values of a step.
-    fn depth(self) -> usize {
-        if matches!(self, Self::Of32 { .. }) { 32 } else { 64 }
-    }
 }
 
-/// Whether `n` activation rows and weights of this type are multiplied on the unit. Those with a float scale for each 32
-/// values are not: scaling their sums takes the vectors as long as VNNI takes for the whole product (0.8 to 1.1 times its
-/// speed on Sapphire Rapids).
+/// Whether `n` activation rows and weights of this type are multiplied on the unit.
 pub(crate) fn takes(level: Level, element_type: ElementType, n: usize) -> bool {
-    let kind = Form::of(element_type).and_then(Kind::of);
-    level == Level::Amx && n >= FROM && matches!(kind, Some(Kind::Whole { .. } | Kind::Split { .. }))
+    level == Level::Amx && n >= FROM && Form::of(element_type).and_then(Kind::of).is_some()
 }
 
 /// Multiplies `pairs` times 32 weight rows from `first` on (or as many as there are) with all activations. `y` is the
@@ -167,12 +156,12 @@ pub(crate) unsafe fn blocks(
 ) {
     let Some(form) = Form::of(w.element_type()) else { return };
     let Some(kind) = Kind::of(form) else { return };
-    let Some(unit) = Hardware::new(kind.depth()) else { return };
+    let Some(unit) = Hardware::new() else { return };
     // SAFETY: guaranteed by the caller.
     unsafe { blocks_on(&unit, level, (form, kind), w, (first, pairs), rows, n, y) };
 }
 
-/// The same on any unit, which is configured for the kind's depth.
+/// The same on any unit.
 ///
 /// # Safety
 /// Nobody else uses these rows of `y`.
@@ -204,7 +193,6 @@ unsafe fn blocks_on<U: Unit>(
                 Kind::Whole { minima } => whole(unit, level, minima, weights, blocks, sums),
                 Kind::Split { minima: true } => split::<U, true>(unit, level, weights, blocks, sums),
                 Kind::Split { minima: false } => split::<U, false>(unit, level, weights, blocks, sums),
-                Kind::Of32 { offsets } => of32(unit, level, offsets, weights, blocks, sums),
             }
         }
     }
@@ -292,37 +280,6 @@ fn whole<U: Unit>(
                 minima: minima.then_some(&of_minima[i].minima[..]),
             };
             scale::of256(level, weights, block, exact, sums);
-        }
-    }
-}
-
-/// The same with a scale for each 32 values.
-fn of32<U: Unit>(
-    unit: &U,
-    level: Level,
-    offsets: bool,
-    weights: &[Planes; 2],
-    blocks: &[Block],
-    sums: &mut [f32],
-) {
-    let mut exact = Sums::ZERO;
-    let start = |blocks: &[Block], j: usize| {
-        // Half of a row of 64 values, and 8 of 64 steps of 4 values.
-        let at = |b: &Block| b.codes[j / 2].as_ptr().cast::<i8>().wrapping_add(j % 2 * 32);
-        let a = [at(&blocks[0]), at(&blocks[blocks.len() - 1])];
-        let b = [0, 1].map(|half: usize| weights[half].low[8 * j..].as_ptr().cast());
-        // SAFETY: one step, as the fields' types say.
-        unsafe { unit.start(a, b, 1) };
-    };
-    for (blocks, sums) in blocks.chunks(2).zip(sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS)) {
-        start(blocks, 0);
-        for j in 0..8 {
-            // SAFETY: it was started.
-            unsafe { unit.finish(&mut exact) };
-            if j < 7 {
-                start(blocks, j + 1);
-            }
-            scale::of32(level, weights, blocks, j, &exact, offsets, sums);
         }
     }
 }

@@ -22,10 +22,10 @@ pub(crate) struct Planes {
     pub high: [Words; 64],
     /// Minima of each 16 values, times 4, for each of the four parts of a sum; then, in the second step, minima once.
     pub minima: [Words; 32],
-    /// One scale, or one for each 32 values.
-    pub scale: [[f32; 16]; 8],
-    /// What minima are multiplied by in the first; or one offset for each 32 values.
-    pub offset: [[f32; 16]; 8],
+    /// What sums are multiplied by.
+    pub d: [f32; 16],
+    /// What sums of minima are multiplied by.
+    pub dmin: [f32; 16],
 }
 
 impl Planes {
@@ -33,8 +33,8 @@ impl Planes {
         low: [[0; 16]; 64],
         high: [[0; 16]; 64],
         minima: [[0; 16]; 32],
-        scale: [[0.0; 16]; 8],
-        offset: [[0.0; 16]; 8],
+        d: [0.0; 16],
+        dmin: [0.0; 16],
     };
 
     /// From an unpacked tile.
@@ -42,10 +42,10 @@ impl Planes {
         match kind {
             Kind::Whole { minima } => {
                 signed(level, form.zero, &tile.codes, &mut self.low);
-                self.scale[0] = tile.scale[0];
+                self.d = tile.scale[0];
                 if form.zero == Q3_ZERO {
                     // 252 - 124 does not fit a signed byte, its negative does.
-                    self.scale[0].iter_mut().for_each(|d| *d = -*d);
+                    self.d.iter_mut().for_each(|d| *d = -*d);
                 }
                 if minima {
                     self.minima(tile, 1);
@@ -53,16 +53,9 @@ impl Planes {
             }
             Kind::Split { minima } => {
                 split(level, form.zero, form.sub / 4, tile, &mut self.low, &mut self.high);
-                self.scale[0] = tile.d;
+                self.d = tile.d;
                 if minima {
                     self.minima(tile, 2);
-                }
-            }
-            Kind::Of32 { offsets } => {
-                signed(level, form.zero, &tile.codes, &mut self.low);
-                self.scale.copy_from_slice(&tile.scale[..8]);
-                if offsets {
-                    self.offset.copy_from_slice(&tile.offset[..8]);
                 }
             }
         }
@@ -70,7 +63,7 @@ impl Planes {
 
     /// Lays out the minima, each of which is for `each` times 16 values.
     fn minima(&mut self, tile: &Tile, each: usize) {
-        self.offset[0] = tile.dmin;
+        self.dmin = tile.dmin;
         for j in 0..16 {
             let minima = &tile.minima[j / each];
             for row in 0..16 {

@@ -15,19 +15,13 @@ pub(crate) struct Block {
     /// The sums of each 16 codes: four parts that add up to a quarter of it; then, in the second step, what is left,
     /// for 16 sums.
     pub parts: [[[i8; 64]; BLOCK_ROWS]; 2],
-    /// Scales: of each 32 values, or only the first for all 256.
-    pub d: [[f32; BLOCK_ROWS]; 8],
-    /// Sums of each 32 values: scale times sum of codes.
-    pub sums: [[f32; BLOCK_ROWS]; 8],
+    /// Scales.
+    pub d: [f32; BLOCK_ROWS],
 }
 
 impl Block {
-    pub const ZERO: Block = Block {
-        codes: [[[0; 64]; BLOCK_ROWS]; 4],
-        parts: [[[0; 64]; BLOCK_ROWS]; 2],
-        d: [[0.0; BLOCK_ROWS]; 8],
-        sums: [[0.0; BLOCK_ROWS]; 8],
-    };
+    pub const ZERO: Block =
+        Block { codes: [[[0; 64]; BLOCK_ROWS]; 4], parts: [[[0; 64]; BLOCK_ROWS]; 2], d: [0.0; BLOCK_ROWS] };
 
     /// Prefetches codes and parts.
     #[inline]
@@ -62,7 +56,7 @@ impl Rows {
     }
 
     /// Quantizes and lays out `x` (`[n][columns]`); what is missing to whole blocks is zero.
-    pub fn fill(&mut self, level: Level, pool: &Pool, group: Group, x: &[f32], columns: usize, n: usize) {
+    pub fn fill(&mut self, level: Level, pool: &Pool, x: &[f32], columns: usize, n: usize) {
         let (depths, groups) = (columns.div_ceil(DEPTH), n.div_ceil(BLOCK_ROWS));
         self.blocks.resize(depths * groups, Block::ZERO);
         self.groups = groups;
@@ -80,25 +74,22 @@ impl Rows {
                 for row in 0..BLOCK_ROWS {
                     let at = i * BLOCK_ROWS + row;
                     let x = if at < n { &x[at * columns + depth * DEPTH..][..columns_here] } else { &[] };
-                    place(level, group, x, row, block);
+                    place(level, x, row, block);
                 }
             }
         });
     }
 }
 
-/// Quantizes up to 256 values of a row of a block.
-fn place(level: Level, group: Group, x: &[f32], row: usize, block: &mut Block) {
-    let (mut codes, mut d, mut sums) = ([0i8; DEPTH], [0f32; 8], [0i16; 16]);
-    let (n, scales) = (x.len(), x.len() / group.len());
-    quantize_row(level, group, x, &mut codes[..n], &mut d[..scales], &mut sums[..n / 16]);
+/// Quantizes 256 values of a row of a block, or none.
+fn place(level: Level, x: &[f32], row: usize, block: &mut Block) {
+    let (mut codes, mut d, mut sums) = ([0i8; DEPTH], [0f32; 1], [0i16; 16]);
+    let n = x.len();
+    quantize_row(level, Group::Of256, x, &mut codes[..n], &mut d[..n / DEPTH], &mut sums[..n / 16]);
     for (step, codes) in block.codes.iter_mut().zip(codes.as_chunks::<64>().0) {
         step[row] = *codes;
     }
-    for j in 0..8 {
-        block.d[j][row] = d[j];
-        block.sums[j][row] = d[j] * f32::from(sums[2 * j] + sums[2 * j + 1]);
-    }
+    block.d[row] = d[0];
     let [parts, rest] = &mut block.parts;
     dispatch(level, Parts { sums: &sums, parts: &mut parts[row], rest: &mut rest[row] });
 }

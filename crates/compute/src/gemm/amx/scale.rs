@@ -3,9 +3,9 @@
 // Loops count halves and rows and index several things by them.
 #![allow(clippy::needless_range_loop)]
 
+use super::BLOCK_ROWS;
 use super::planes::Planes;
 use super::rows::Block;
-use super::{BLOCK_ROWS, Sums};
 use crate::gemm::TASK_ROWS;
 use crate::simd::Level;
 
@@ -42,47 +42,11 @@ pub(super) fn of256(level: Level, weights: &[Planes; 2], block: &Block, exact: E
         for (at, sum) in sums.iter_mut().enumerate() {
             let (half, lane) = (at / 16, at % 16);
             let whole = low[half][row][lane] + high.map_or(0, |high| high[half][row][lane] << 7);
-            let mut value = weights[half].scale[0][lane] * whole as f32;
+            let mut value = weights[half].d[lane] * whole as f32;
             if let Some(minima) = minima {
-                value = (minima[half][row][lane] as f32).mul_add(weights[half].offset[0][lane], value);
+                value = (minima[half][row][lane] as f32).mul_add(weights[half].dmin[lane], value);
             }
-            *sum = value.mul_add(block.d[0][row], *sum);
-        }
-    }
-}
-
-/// Adds sub-block `j`, of 32 values, to `sums`: `exact * (scale * d)`, and `offset * (sum of the activations)`.
-pub(super) fn of32(
-    level: Level,
-    weights: &[Planes; 2],
-    blocks: &[Block],
-    j: usize,
-    exact: &Sums,
-    offsets: bool,
-    sums: &mut [f32],
-) {
-    let rows = sums.as_chunks_mut::<TASK_ROWS>().0;
-    assert!(blocks.len() <= 2 && rows.len() == blocks.len() * BLOCK_ROWS && j < 8);
-    #[cfg(target_arch = "x86_64")]
-    if level.here() >= Level::Avx512 {
-        // SAFETY: the CPU has the level.
-        return unsafe {
-            match offsets {
-                false => x86::of32::<false>(weights, blocks, j, exact, rows),
-                true => x86::of32::<true>(weights, blocks, j, exact, rows),
-            }
-        };
-    }
-    let _ = level;
-    for (row, sums) in rows.iter_mut().enumerate() {
-        let (i, row) = (row / BLOCK_ROWS, row % BLOCK_ROWS);
-        for (at, sum) in sums.iter_mut().enumerate() {
-            let (half, lane) = (at / 16, at % 16);
-            let exact = exact.0[2 * i + half][row][lane] as f32;
-            *sum = exact.mul_add(weights[half].scale[j][lane] * blocks[i].d[j][row], *sum);
-            if offsets {
-                *sum = weights[half].offset[j][lane].mul_add(blocks[i].sums[j][row], *sum);
-            }
+            *sum = value.mul_add(block.d[row], *sum);
         }
     }
 }
@@ -91,7 +55,7 @@ pub(super) fn of32(
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK_ROWS, Block, Planes, Sums, TASK_ROWS, Tile};
+    use super::{BLOCK_ROWS, Block, Planes, TASK_ROWS, Tile};
 
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -124,7 +88,7 @@ mod x86 {
         rows: &mut [[f32; TASK_ROWS]; BLOCK_ROWS],
     ) {
         for half in 0..2 {
-            let (d, dmin) = (numbers(&weights[half].scale[0]), numbers(&weights[half].offset[0]));
+            let (d, dmin) = (numbers(&weights[half].d), numbers(&weights[half].dmin));
             let (low, high, minima) = (&low[half], &high[half], &minima[half]);
             for row in 0..BLOCK_ROWS {
                 let mut whole = integers(&low[row]);
@@ -135,37 +99,8 @@ mod x86 {
                 if MINIMA {
                     value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers(&minima[row])), dmin, value);
                 }
-                let dx = _mm512_set1_ps(block.d[0][row]);
+                let dx = _mm512_set1_ps(block.d[row]);
                 update(&mut rows[row], half, |sum| _mm512_fmadd_ps(value, dx, sum));
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) fn of32<const OFFSETS: bool>(
-        weights: &[Planes; 2],
-        blocks: &[Block],
-        j: usize,
-        exact: &Sums,
-        rows: &mut [[f32; TASK_ROWS]],
-    ) {
-        for (i, (block, rows)) in blocks.iter().zip(rows.chunks_exact_mut(BLOCK_ROWS)).enumerate() {
-            let Some(rows) = rows.first_chunk_mut::<BLOCK_ROWS>() else { return };
-            let (ds, activations) = (&block.d[j], &block.sums[j]);
-            for half in 0..2 {
-                let exact = &exact.0[2 * i + half];
-                let (scale, offset) = (numbers(&weights[half].scale[j]), numbers(&weights[half].offset[j]));
-                for row in 0..BLOCK_ROWS {
-                    let value = _mm512_cvtepi32_ps(integers(&exact[row]));
-                    let scale = _mm512_mul_ps(scale, _mm512_set1_ps(ds[row]));
-                    update(&mut rows[row], half, |sum| {
-                        let mut sum = _mm512_fmadd_ps(value, scale, sum);
-                        if OFFSETS {
-                            sum = _mm512_fmadd_ps(offset, _mm512_set1_ps(activations[row]), sum);
-                        }
-                        sum
-                    });
-                }
             }
         }
     }

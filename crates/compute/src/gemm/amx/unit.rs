@@ -1,7 +1,7 @@
 //! The matrix unit: permission to use it, its configuration, and the products that the tiled multiplication needs.
 //!
 //! Intel's matrix unit (AMX) has eight tiles of 16 rows of 64 bytes. A tile of sums is 16 activation rows by 16 weight
-//! rows; one of activations 16 rows of up to 64 bytes; in one of weights a row is 4 bytes of each of 16 weight rows. The
+//! rows; one of activations 16 rows of 64 bytes; in one of weights a row is 4 bytes of each of 16 weight rows. The
 //! intrinsics are not stable in Rust, so the instructions are inline assembly. The compiler itself never uses these
 //! registers, so that sums stay in them from one block of assembly to the next.
 //!
@@ -15,21 +15,21 @@ use super::{Products, Sums, Unit};
 pub(super) struct Hardware(());
 
 impl Hardware {
-    /// Configures the tiles for `depth` values (32 or 64) in each step; the configuration lasts until the value is
-    /// dropped, for this thread. None where the CPU or the system has no matrix unit.
+    /// Configures the tiles, all of 16 rows of 64 bytes; the configuration lasts until the value is dropped, for this
+    /// thread. None where the CPU or the system has no matrix unit.
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    pub fn new(depth: usize) -> Option<Self> {
+    pub fn new() -> Option<Self> {
         if !available() {
             return None;
         }
-        let config = Config::new(depth);
+        let config = Config::new();
         // SAFETY: the unit may be used, and the configuration is one that it has.
         unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
         Some(Self(()))
     }
 
     #[cfg(not(all(target_arch = "x86_64", not(miri))))]
-    pub fn new(_: usize) -> Option<Self> {
+    pub fn new() -> Option<Self> {
         None
     }
 }
@@ -56,14 +56,11 @@ struct Config {
 
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 impl Config {
-    /// Tiles 0 to 3 are sums. For steps of 64 bytes all tiles have the same shape, and the others any purpose; for 32,
-    /// tiles 4 and 5 are activations, 6 and 7 weights.
-    fn new(depth: usize) -> Self {
-        assert!(depth == 32 || depth == 64);
+    fn new() -> Self {
         let mut config =
             Self { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-        config.rows[..8].copy_from_slice(&[16, 16, 16, 16, 16, 16, (depth / 4) as u8, (depth / 4) as u8]);
-        config.row_bytes[..8].copy_from_slice(&[64, 64, 64, 64, depth as u16, depth as u16, 64, 64]);
+        config.rows[..8].fill(16);
+        config.row_bytes[..8].fill(64);
         config
     }
 }
