@@ -502,7 +502,7 @@ pub enum Layout {
 }
 
 /// One tensor of an architecture.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct TensorTemplate {
     /// What it is for.
     pub role: TensorRole,

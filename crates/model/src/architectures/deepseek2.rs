@@ -109,7 +109,7 @@ const V3_LIMITS: &[HfLimit] = &[
     HfLimit { key: "scoring_func", accepted: Accepted::Words(&["sigmoid"]) },
 ];
 
-const GGUF_KEYS: &[GgufKey] = &[
+pub(super) const GGUF_KEYS: &[GgufKey] = &[
     GgufKey::BlockCount,
     GgufKey::ContextLength,
     GgufKey::EmbeddingLength,

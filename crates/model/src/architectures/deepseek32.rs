@@ -3,6 +3,7 @@
 //! DeepSeek V3 with a few small heads beside attention (`config/indexer.rs`). GLM-5 rotates these in pairs of neighbours,
 //! as it rotates attention's, and from 5.2 on some of its layers read what an earlier one chose.
 
+use super::deepseek2;
 use super::table::*;
 use crate::architecture::{
     Accepted, Architecture, Field, GgufKey, HfKey, HfLimit, MixtureRules, Presence, RopeStyle, Scores,
@@ -92,32 +93,7 @@ const GLM_LIMITS: &[HfLimit] = &[
     HfLimit { key: "scoring_func", accepted: Accepted::Words(&["sigmoid"]) },
 ];
 
-const GGUF_KEYS: &[GgufKey] = &[
-    GgufKey::BlockCount,
-    GgufKey::ContextLength,
-    GgufKey::EmbeddingLength,
-    GgufKey::FeedForwardLength,
-    GgufKey::HeadCount,
-    GgufKey::HeadCountKvOne,
-    GgufKey::RopeScaling,
-    GgufKey::RopeFreqBase,
-    GgufKey::RmsEpsilon,
-    GgufKey::ExpertCount,
-    GgufKey::ExpertUsedCount,
-    GgufKey::ExpertGroups,
-    GgufKey::ExpertGatingFunc,
-    GgufKey::LeadingDenseBlockCount,
-    GgufKey::VocabSize,
-    GgufKey::LatentRanks,
-    GgufKey::LatentLengths,
-    GgufKey::ExpertFeedForwardLength,
-    GgufKey::ExpertSharedCount,
-    GgufKey::ExpertWeightsScale,
-    GgufKey::ExpertWeightsNormOn,
-    GgufKey::RopeDimensionCount,
-    GgufKey::YarnScoreMultiplier,
-    GgufKey::Indexer,
-];
+static GGUF_KEYS: [GgufKey; 24] = chained(&[deepseek2::GGUF_KEYS, &[GgufKey::Indexer]]);
 
 /// DeepSeek V3.2.
 pub static DEEPSEEK_V32: Architecture = Architecture {
@@ -136,7 +112,7 @@ pub static DEEPSEEK_V32: Architecture = Architecture {
     },
     hf_keys: &V32_KEYS,
     hf_limits: V32_LIMITS,
-    gguf_keys: GGUF_KEYS,
+    gguf_keys: &GGUF_KEYS,
     tensors: TENSORS,
     hf_aliases: &FUSED_EXPERTS,
     ..USUAL

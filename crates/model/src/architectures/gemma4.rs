@@ -113,7 +113,7 @@ pub static GEMMA4: Architecture = Architecture {
     hf_keys: &KEYS,
     hf_limits: LIMITS,
     gguf_keys: GGUF_KEYS,
-    tensors: TENSORS,
+    tensors: &TENSORS,
     ..USUAL
 };
 
@@ -133,7 +133,7 @@ pub static GEMMA4_MOE: Architecture = Architecture {
     hf_keys: &MOE_KEYS,
     hf_limits: LIMITS,
     gguf_keys: MOE_GGUF_KEYS,
-    tensors: MOE_TENSORS,
+    tensors: &MOE_TENSORS,
     hf_aliases: &STACKS,
     hf_woven: true,
     ..USUAL
@@ -145,8 +145,9 @@ static STACKS: [Alias; 2] = [
     stacked(Role::ExpertsDown, "model.layers.{layer}.experts.down_proj", 1, 0),
 ];
 
+/// Up to the dense network.
 #[rustfmt::skip]
-const TENSORS: &[TensorTemplate] = &[
+const FRONT: &[TensorTemplate] = &[
     tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
     tensor(Role::PerLayerEmbedding, "model.embed_tokens_per_layer.weight", "per_layer_token_embd.weight", &[PerLayerVocab, PerLayerAll], InLayers, Same),
     tensor(Role::PerLayerContext, "model.per_layer_model_projection.weight", "per_layer_model_proj.weight", &[PerLayerAll, Hidden], InLayers, Same),
@@ -166,6 +167,11 @@ const TENSORS: &[TensorTemplate] = &[
     tensor(Role::FfnGate, "model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight", &[Ffn, Hidden], Always, Same),
     tensor(Role::FfnUp, "model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight", &[Ffn, Hidden], Always, Same),
     tensor(Role::FfnDown, "model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight", &[Hidden, Ffn], Always, Same),
+];
+
+/// Behind the networks.
+#[rustfmt::skip]
+const BACK: &[TensorTemplate] = &[
     tensor(Role::FfnPostNorm, "model.layers.{layer}.post_feedforward_layernorm.weight", "blk.{layer}.post_ffw_norm.weight", &[Hidden], Always, Same),
     tensor(Role::PerLayerGate, "model.layers.{layer}.per_layer_input_gate.weight", "blk.{layer}.inp_gate.weight", &[PerLayer, Hidden], InLayers, Same),
     tensor(Role::PerLayerOutput, "model.layers.{layer}.per_layer_projection.weight", "blk.{layer}.proj.weight", &[Hidden, PerLayer], InLayers, Same),
@@ -173,27 +179,9 @@ const TENSORS: &[TensorTemplate] = &[
     tensor(Role::LayerScale, "model.layers.{layer}.layer_scalar", "blk.{layer}.layer_output_scale.weight", &[One], Always, Same),
 ];
 
+/// The experts beside the dense network.
 #[rustfmt::skip]
-const MOE_TENSORS: &[TensorTemplate] = &[
-    tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
-    tensor(Role::PerLayerEmbedding, "model.embed_tokens_per_layer.weight", "per_layer_token_embd.weight", &[PerLayerVocab, PerLayerAll], InLayers, Same),
-    tensor(Role::PerLayerContext, "model.per_layer_model_projection.weight", "per_layer_model_proj.weight", &[PerLayerAll, Hidden], InLayers, Same),
-    tensor(Role::PerLayerContextNorm, "model.per_layer_projection_norm.weight", "per_layer_proj_norm.weight", &[PerLayer], InLayers, Same),
-    computed(Role::RopeFactors, "rope_freqs.weight", Presence::RopeFactors),
-    tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, Same),
-    tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),
-    tensor(Role::AttentionNorm, "model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight", &[Hidden], Always, Same),
-    tensor(Role::AttentionQ, "model.layers.{layer}.self_attn.q_proj.weight", "blk.{layer}.attn_q.weight", &[Query, Hidden], Always, Same),
-    tensor(Role::AttentionK, "model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", &[KeyValue, Hidden], OwnKeys, Same),
-    tensor(Role::AttentionV, "model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight", &[KeyValue, Hidden], OwnValues, Same),
-    tensor(Role::AttentionOutput, "model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight", &[Hidden, Query], Always, Same),
-    tensor(Role::AttentionQNorm, "model.layers.{layer}.self_attn.q_norm.weight", "blk.{layer}.attn_q_norm.weight", &[HeadDim], Always, Same),
-    tensor(Role::AttentionKNorm, "model.layers.{layer}.self_attn.k_norm.weight", "blk.{layer}.attn_k_norm.weight", &[HeadDim], OwnKeys, Same),
-    tensor(Role::AttentionPostNorm, "model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.post_attention_norm.weight", &[Hidden], Always, Same),
-    tensor(Role::FfnNorm, "model.layers.{layer}.pre_feedforward_layernorm.weight", "blk.{layer}.ffn_norm.weight", &[Hidden], Always, Same),
-    tensor(Role::FfnGate, "model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight", &[Ffn, Hidden], Always, Same),
-    tensor(Role::FfnUp, "model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight", &[Ffn, Hidden], Always, Same),
-    tensor(Role::FfnDown, "model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight", &[Hidden, Ffn], Always, Same),
+const EXPERTS: &[TensorTemplate] = &[
     tensor(Role::DensePostNorm, "model.layers.{layer}.post_feedforward_layernorm_1.weight", "blk.{layer}.post_ffw_norm_1.weight", &[Hidden], SparseLayers, Same),
     tensor(Role::ExpertsNorm, "model.layers.{layer}.pre_feedforward_layernorm_2.weight", "blk.{layer}.pre_ffw_norm_2.weight", &[Hidden], SparseLayers, Same),
     tensor(Role::RouterScale, "model.layers.{layer}.router.scale", "blk.{layer}.ffn_gate_inp.scale", &[Hidden], SparseLayers, Same),
@@ -202,9 +190,8 @@ const MOE_TENSORS: &[TensorTemplate] = &[
     tensor(Role::ExpertsGateUp, "model.layers.{layer}.experts.{expert}.gate_up_proj.weight", "blk.{layer}.ffn_gate_up_exps.weight", &[Experts, ExpertGateUp, Hidden], SparseLayers, EachExpert),
     tensor(Role::ExpertsDown, "model.layers.{layer}.experts.{expert}.down_proj.weight", "blk.{layer}.ffn_down_exps.weight", &[Experts, Hidden, ExpertFfn], SparseLayers, EachExpert),
     tensor(Role::ExpertsPostNorm, "model.layers.{layer}.post_feedforward_layernorm_2.weight", "blk.{layer}.post_ffw_norm_2.weight", &[Hidden], SparseLayers, Same),
-    tensor(Role::FfnPostNorm, "model.layers.{layer}.post_feedforward_layernorm.weight", "blk.{layer}.post_ffw_norm.weight", &[Hidden], Always, Same),
-    tensor(Role::PerLayerGate, "model.layers.{layer}.per_layer_input_gate.weight", "blk.{layer}.inp_gate.weight", &[PerLayer, Hidden], InLayers, Same),
-    tensor(Role::PerLayerOutput, "model.layers.{layer}.per_layer_projection.weight", "blk.{layer}.proj.weight", &[Hidden, PerLayer], InLayers, Same),
-    tensor(Role::PerLayerNorm, "model.layers.{layer}.post_per_layer_input_norm.weight", "blk.{layer}.post_norm.weight", &[Hidden], InLayers, Same),
-    tensor(Role::LayerScale, "model.layers.{layer}.layer_scalar", "blk.{layer}.layer_output_scale.weight", &[One], Always, Same),
 ];
+
+static TENSORS: [TensorTemplate; 24] = chained(&[FRONT, BACK]);
+
+static MOE_TENSORS: [TensorTemplate; 32] = chained(&[FRONT, EXPERTS, BACK]);

@@ -143,6 +143,23 @@ pub(super) const fn with_llama_keys<const N: usize, const M: usize>(more: [HfKey
     all
 }
 
+/// Lists one behind the other: what near families share is written once. `N` is how many entries they have together.
+pub(super) const fn chained<T: Copy, const N: usize>(lists: &[&[T]]) -> [T; N] {
+    let mut all = [lists[0][0]; N];
+    let (mut list, mut len) = (0, 0);
+    while list < lists.len() {
+        let mut i = 0;
+        while i < lists[list].len() {
+            all[len] = lists[list][i];
+            len += 1;
+            i += 1;
+        }
+        list += 1;
+    }
+    assert!(len == N);
+    all
+}
+
 /// What llama.cpp's converter writes for any model of today's usual shape.
 pub(super) const USUAL_GGUF_KEYS: &[GgufKey] = &[
     GgufKey::BlockCount,
