@@ -36,5 +36,5 @@ for _ in $(seq "$rounds"); do
     rm -f "$work/bf16.gguf"
     timed "quern quantize" "$quern" quantize "$model" --to q4_k_m --allow-requantize -o "$work/out.gguf" -t "$threads" --no-provenance
 done
-"$quern" inspect "$work/out.gguf" --diff "$work/theirs.gguf" | tail -n 20 || true
+"$quern" diff "$work/out.gguf" "$work/theirs.gguf" | tail -n 20 || true
 rm -rf "$work"
