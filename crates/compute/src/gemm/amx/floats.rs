@@ -274,7 +274,7 @@ pub(super) unsafe fn floats_on<U: Unit>(
             let b = [0, 1].map(|half: usize| planes[half].0.as_ptr().cast());
             for (step, sums) in sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS).enumerate() {
                 let here = &blocks[2 * step..blocks.len().min(2 * step + 2)];
-                if pair == 0 {
+                if pair == 0 && pairs > 1 {
                     // Later pairs find them there.
                     let next = blocks.len().min(2 * step + 2)..blocks.len().min(2 * step + 4);
                     prefetch::<SECOND_LEVEL, _>(&blocks[next], 0, 1);
