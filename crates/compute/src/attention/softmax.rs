@@ -195,18 +195,6 @@ mod x86 {
     }
 }
 
-/// Combines a row's partial results over two runs of keys: `(maximum, sum)` and the result so far of both; the
-/// first becomes that of both together.
-pub(super) fn merge(sum: &mut (f32, f32), result: &mut [f32], other: (f32, f32), values: &[f32]) {
-    let largest = larger(sum.0, other.0);
-    if largest == f32::NEG_INFINITY {
-        return; // nothing seen by either
-    }
-    let (own, others) = (exp(sum.0 - largest), exp(other.0 - largest));
-    *sum = (largest, sum.1 * own + other.1 * others);
-    result.iter_mut().zip(values).for_each(|(x, y)| *x = *x * own + y * others);
-}
-
 /// What a row's result is multiplied with: one over its sum, after a sink has joined it.
 pub(super) fn share((largest, sum): (f32, f32), sink: f32) -> f32 {
     // Whichever is larger, no exponent is positive.
