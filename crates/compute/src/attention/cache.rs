@@ -58,7 +58,8 @@ impl Values<'_> {
     pub(super) fn check(&self, what: &'static str, last: usize, heads: usize, head_dim: usize) -> Result<()> {
         let (found, row) = (numbers(self.data), row(self.data, head_dim));
         let grouped = matches!(self.data, CacheData::Q8_0(_));
-        let whole = !grouped || self.position_stride == row && self.head_stride.is_multiple_of(KEY_GROUP * row);
+        let whole =
+            !grouped || self.position_stride == row && self.head_stride.is_multiple_of(KEY_GROUP * row);
         // The last group is there as a whole.
         let last = if grouped { last / KEY_GROUP * KEY_GROUP + KEY_GROUP - 1 } else { last };
         let end = last.saturating_mul(self.position_stride);
@@ -265,13 +266,7 @@ pub fn put_value_q8_0(level: Level, x: &[f32], position: usize, head: &mut [u8])
 
 /// The blocks of a position into its group, where code `i` of position `lane` of a group goes to place `at(i, lane)`.
 #[inline(always)]
-fn put_blocks(
-    level: Level,
-    x: &[f32],
-    position: usize,
-    head: &mut [u8],
-    at: impl Fn(usize, usize) -> usize,
-) {
+fn put_blocks(level: Level, x: &[f32], position: usize, head: &mut [u8], at: impl Fn(usize, usize) -> usize) {
     let lane = position % KEY_GROUP;
     let group = &mut head[position / KEY_GROUP * x.len().div_ceil(BLOCK) * GROUP_BYTES..];
     for (x, place) in x.chunks(BLOCK).zip(group.as_chunks_mut::<GROUP_BYTES>().0) {

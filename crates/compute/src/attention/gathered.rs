@@ -86,12 +86,17 @@ mod tests {
     #[test]
     fn runs_are_joined_by_their_largest_scores() {
         let nothing = [0.0, 0.0, f32::NEG_INFINITY, 0.0];
-        let parts = [[[1.0, 2.0, 3.0, 4.0], nothing], [[5.0, 6.0, 1.0, 7.0], nothing], [[1.0, 1.0, 2.0, 1.0]; 2]];
+        let parts =
+            [[[1.0, 2.0, 3.0, 4.0], nothing], [[5.0, 6.0, 1.0, 7.0], nothing], [[1.0, 1.0, 2.0, 1.0]; 2]];
         for level in Level::available() {
             let all = Gathered::joined(level, parts.as_flattened().as_flattened(), 2, 2);
             let (b, c) = ((-2f32).exp(), (-1f32).exp());
             let expected = [1.0 + 5.0 * b + c, 2.0 + 6.0 * b + c, 1.0, 1.0];
-            assert!(all.result.iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-6), "{:?}", &all.result[..]);
+            assert!(
+                all.result.iter().zip(expected).all(|(x, y)| (x - y).abs() < 1e-6),
+                "{:?}",
+                &all.result[..]
+            );
             assert!((all.sums[0].1 - (4.0 + 7.0 * b + c)).abs() < 1e-6 && all.sums[1] == (2.0, 1.0));
         }
     }

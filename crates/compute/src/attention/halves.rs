@@ -205,8 +205,18 @@ mod tests {
                 for level in Level::available().filter(|&level| multiplies_halves(level)) {
                     let (mut out, mut expected) = (c.clone(), c.clone());
                     let (a, b) = (&a[..], &b[..]);
-                    let p =
-                        HalfProduct { rows, depth, sixteens, a, a_stride, b, b_row, b_sixteen, c: &mut out, c_stride };
+                    let p = HalfProduct {
+                        rows,
+                        depth,
+                        sixteens,
+                        a,
+                        a_stride,
+                        b,
+                        b_row,
+                        b_sixteen,
+                        c: &mut out,
+                        c_stride,
+                    };
                     multiply_halves(level, p, Ahead::new(b.as_ptr().cast(), 1000));
                     let c = &mut expected;
                     multiply_add(level, Product { rows, depth, width, a, a_stride, b: &wide, c, c_stride });

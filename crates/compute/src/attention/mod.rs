@@ -41,12 +41,10 @@ use crate::simd::Level;
 use crate::{Error, Pool, Result};
 
 pub use backward::{Attended, attention_backward};
-pub use cache::{
-    CacheData, KEY_GROUP, Keys, Values, put_key_f16, put_key_f32, put_key_q8_0, put_value_q8_0,
-};
+pub use cache::{CacheData, KEY_GROUP, Keys, Values, put_key_f16, put_key_f32, put_key_q8_0, put_value_q8_0};
+use gathered::Gathered;
 pub use indexer::{Chosen, IndexShape, choose_positions};
 pub use latent::{LatentShape, LatentUp, latent_attention};
-use gathered::Gathered;
 use task::Task;
 
 /// Keys handled at a time.

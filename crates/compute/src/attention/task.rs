@@ -61,6 +61,18 @@ impl Task<'_> {
         self.visible(self.queries.start).start..self.visible(self.queries.end - 1).end
     }
 
+    /// Whether keys or values of a cache are brought into memory as f32 before they are multiplied.
+    fn brings(&self, data: CacheData) -> bool {
+        match data {
+            CacheData::Q8_0(_) => false,
+            CacheData::F16(_) => {
+                let whole = self.job.shape.head_dim.is_multiple_of(LANES);
+                !(self.rows() <= FEW && whole && multiplies_halves(self.job.level))
+            }
+            CacheData::F32(_) => true,
+        }
+    }
+
     /// The queries times the scale into `q`, `[rows][width]`.
     fn scale_queries(&self, q: &mut [f32], width: usize) {
         let &super::AttentionShape { heads, head_dim, scale, .. } = self.job.shape;
@@ -119,14 +131,11 @@ impl Task<'_> {
                 let groups = values.groups((base, count), next > 0, self.kv_head, value_dim);
                 return weights.add_values(level, (factors, count), groups, (result, out_width));
             }
-            Of::Cache(values @ Values { data: CacheData::F16(x), .. })
-                if rows <= FEW && multiplies_halves(level) && value_dim.is_multiple_of(LANES) =>
-            {
+            Of::Cache(values @ Values { data: CacheData::F16(x), .. }) if !self.brings(values.data) => {
                 let b = &x[base * values.position_stride + self.kv_head * values.head_stride..];
                 let (b_row, b_sixteen, sixteens) = (values.position_stride, LANES, value_dim / LANES);
                 let (a, a_stride, c, c_stride, depth) = (factors, KEYS, result, out_width, count);
-                let p =
-                    HalfProduct { rows, depth, sixteens, a, a_stride, b, b_row, b_sixteen, c, c_stride };
+                let p = HalfProduct { rows, depth, sixteens, a, a_stride, b, b_row, b_sixteen, c, c_stride };
                 return multiply_halves(level, p, values.ahead(then, self.kv_head, value_dim));
             }
             Of::Cache(values) => {
@@ -156,15 +165,24 @@ struct Tile {
 impl Tile {
     fn new(task: &Task) -> Self {
         let width = task.job.shape.head_dim.next_multiple_of(LANES);
-        let beside = if matches!(task.job.values, Of::Keys(_)) { KEYS * task.job.out_width } else { 0 };
-        Self { numbers: Aligned::zeros(KEYS * width), width, beside: Aligned::zeros(beside) }
+        let (numbers, beside) = match task.job.values {
+            Of::Keys(_) => (KEYS * width, KEYS * task.job.out_width),
+            Of::Cache(values) => {
+                let needed = task.brings(task.job.keys.data) || task.brings(values.data);
+                (if needed { KEYS * width } else { 0 }, 0)
+            }
+        };
+        Self { numbers: Aligned::zeros(numbers), width, beside: Aligned::zeros(beside) }
     }
 }
 
 /// Queries, in the form in which they are multiplied with keys.
 enum Scores {
     /// `[rows][width]`
-    Floats { q: Aligned, width: usize },
+    Floats {
+        q: Aligned,
+        width: usize,
+    },
     Integers(Queries),
 }
 
@@ -198,9 +216,8 @@ impl Scores {
         let ahead = keys.ahead((base + KEYS, next), task.kv_head, depth);
         out.fill(0.0);
         let (a, c, c_stride) = (&q[..], out, KEYS);
-        let own = matches!(values, Of::Cache(_)) && rows <= FEW && multiplies_halves(level);
-        if let Keys { data: CacheData::F16(x), head_stride } = keys
-            && own
+        if let (Keys { data: CacheData::F16(x), head_stride }, Of::Cache(_)) = (keys, values)
+            && !task.brings(keys.data)
         {
             let b = &x[base * depth + task.kv_head * head_stride..];
             let (b_row, b_sixteen, sixteens) = (LANES, LANES * depth, count.div_ceil(LANES));

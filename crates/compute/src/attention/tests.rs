@@ -275,15 +275,8 @@ fn integers_of_a_row_do_not_depend_on_its_neighbours() {
     let queries = noise(4, heads * head_dim * n);
     let (k, _) = q8_0_keys(&noise(5, 64 * head_dim), (1, head_dim));
     let (v, _) = q8_0_values(&noise(6, 64 * head_dim), (1, head_dim));
-    let shape = AttentionShape {
-        heads,
-        kv_heads: 1,
-        head_dim,
-        scale: 0.3,
-        window: None,
-        chunk: None,
-        softcap: None,
-    };
+    let shape =
+        AttentionShape { heads, kv_heads: 1, head_dim, scale: 0.3, window: None, chunk: None, softcap: None };
     let keys = Keys { data: CacheData::Q8_0(&k), head_stride: 64 * 64 };
     let values = Values { data: CacheData::Q8_0(&v), position_stride: 64, head_stride: 64 * 64 };
     for level in Level::available() {
@@ -312,7 +305,9 @@ fn what_is_no_number_shows_in_results_of_integers() {
         softcap: None,
     };
     for level in Level::available() {
-        for (place, bad) in [0, 1, 2].into_iter().flat_map(|place| [f32::NAN, f32::INFINITY].map(|x| (place, x))) {
+        for (place, bad) in
+            [0, 1, 2].into_iter().flat_map(|place| [f32::NAN, f32::INFINITY].map(|x| (place, x)))
+        {
             let mut rows = [noise(1, 64), noise(2, 20 * 32), noise(3, 20 * 32)];
             rows[place][7] = bad;
             let [q, k, v] = &rows;
