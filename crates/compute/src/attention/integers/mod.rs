@@ -180,21 +180,28 @@ impl Weights {
         self.codes.resize(rows * blocks * KEYS, 0);
         self.d.resize(rows * blocks, 0.0);
         #[cfg(target_arch = "x86_64")]
-        match level.here() {
-            // SAFETY: the CPU has the level, lengths are checked above.
-            Level::Avx512Vnni | Level::Amx => {
-                return unsafe { vectors::vnni::values(self, (factors, count), values, result) };
+        {
+            let of = (factors, count);
+            match level.here() {
+                // SAFETY: the CPU has the level, lengths are checked above.
+                Level::Avx512Vnni | Level::Amx => unsafe { vectors::vnni::values(self, of, values, result) },
+                // SAFETY: as above.
+                Level::Avx512 => unsafe { vectors::avx512::values(self, of, values, result) },
+                // SAFETY: as above.
+                Level::Avx2 | Level::AvxVnni => unsafe { vectors::avx2::values(self, of, values, result) },
+                Level::Scalar => self.add_values_plainly((factors, count), values, result),
             }
-            // SAFETY: as above.
-            Level::Avx512 => {
-                return unsafe { vectors::avx512::values(self, (factors, count), values, result) };
-            }
-            // SAFETY: as above.
-            Level::Avx2 | Level::AvxVnni => {
-                return unsafe { vectors::avx2::values(self, (factors, count), values, result) };
-            }
-            Level::Scalar => {}
         }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = level;
+            self.add_values_plainly((factors, count), values, result);
+        }
+    }
+
+    /// The definition.
+    fn add_values_plainly(&mut self, (factors, count): (&[f32], usize), values: Groups, result: &mut [f32]) {
+        let (groups, blocks) = (values.count(), values.blocks);
         share_all(values, count, self, |bits, by, shares| {
             shares.iter_mut().zip(bits).for_each(|(share, &bits)| *share = by * f16_to_f32(bits));
         });
