@@ -86,6 +86,7 @@ impl Task<'_> {
     pub fn gather(&self, span: Range<usize>) -> Gathered {
         let &Job { shape, out_width: width, .. } = self.job;
         let rows = self.rows();
+        let seen: Vec<_> = (0..rows).map(|row| self.visible(self.token(row))).collect();
         let mut sums = vec![(f32::NEG_INFINITY, 0f32); rows];
         let mut result = Aligned::zeros(rows * width);
         let mut factors = Aligned::zeros(rows * KEYS);
@@ -102,9 +103,8 @@ impl Task<'_> {
             }
             let results = result.chunks_exact_mut(width).zip(&mut sums);
             for (row, (scores, (result, sum))) in factors.chunks_exact_mut(KEYS).zip(results).enumerate() {
-                let seen = self.visible(self.token(row));
                 let within = |p: usize| p.max(span.start).saturating_sub(base).min(block.count);
-                let seen = within(seen.start)..within(seen.end);
+                let seen = within(seen[row].start)..within(seen[row].end);
                 if let Some(chosen) = self.job.chosen {
                     chosen.hide(self.job.first + self.token(row), base, scores);
                 }
