@@ -154,7 +154,7 @@ fn many_rows(
     let pairs = if rows / (2 * gemm::TASK_ROWS) >= 4 * pool.threads() { 2 } else { 1 };
     let on_any_unit = |w: &&Matrix| on_unit(w) || floats_on_unit && group(w).is_none();
     let on_unit_pairs = weights.iter().filter(on_any_unit).map(|w| w.rows().div_ceil(gemm::TASK_ROWS)).sum();
-    let on_unit_pairs = gemm::amx::pairs_of_a_task(on_unit_pairs, n, pool.threads());
+    let on_unit_pairs = gemm::amx::pairs_of_a_task(on_unit_pairs, pool.threads());
     let pairs_of = |w: &Matrix| match group(w) {
         _ if on_any_unit(&w) => on_unit_pairs,
         Some(_) => pairs,

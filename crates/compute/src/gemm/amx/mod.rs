@@ -40,15 +40,15 @@ use crate::matmul::Shared;
 use crate::simd::Level;
 use floats::FloatSums;
 use planes::Planes;
-use rows::{Block, SECOND_LEVEL, prefetch};
+use rows::{Block, FIRST_LEVEL, SECOND_LEVEL, prefetch};
 use unit::Hardware;
 
 /// Activation rows of a [`Block`].
 pub(crate) const BLOCK_ROWS: usize = 16;
 /// From this many activation rows on, the unit is faster than vectors.
 pub(crate) const FROM: usize = 16;
-/// The most sums of a task, so that they stay in the second-level cache beside the activations of 256 columns.
-const MOST_SUMS: usize = 6 * 512 * TASK_ROWS;
+/// The most pairs of weight tiles of a task: its sums stay in the second-level cache.
+const MOST_PAIRS: usize = 6;
 
 /// Sums of a product: four tiles of `[16 activation rows][16 weight rows]`: activation block 0 with weight tiles 0 and
 /// 1, then block 1 with both.
@@ -58,18 +58,6 @@ pub(crate) struct Sums([[[i32; 16]; BLOCK_ROWS]; 4]);
 
 impl Sums {
     const ZERO: Sums = Sums([[[0; 16]; BLOCK_ROWS]; 4]);
-}
-
-/// Products of 16 activation rows and a depth before they are scaled: of the low planes of two weight tiles, then the high
-/// ones; of minima.
-#[repr(C, align(64))]
-pub(crate) struct Products {
-    planes: Sums,
-    minima: [[[f32; 16]; BLOCK_ROWS]; 2],
-}
-
-impl Products {
-    const ZERO: Products = Products { planes: Sums::ZERO, minima: [[[0.0; 16]; BLOCK_ROWS]; 2] };
 }
 
 /// What multiplies: the matrix unit, or in tests its specification. Tiles of 16 rows lie 64 bytes a row, and those of one
@@ -100,14 +88,12 @@ pub(super) trait Unit {
     /// That was started.
     unsafe fn finish_minima(&self, minima: &mut [[[f32; 16]; BLOCK_ROWS]; 2]);
 
-    /// Starts a block of activations times the low planes of two weight tiles, and times the high ones, without any step.
-    fn start_planes(&self);
-
-    /// Adds a step of 64 values, all signed, to what [`Unit::start_planes`] started; [`Unit::finish`] sets it.
+    /// Starts a block of activations times the low planes of two weight tiles, and times the high ones: four steps of 64
+    /// values, all signed. [`Unit::finish`] sets it.
     ///
     /// # Safety
-    /// The memory of the step may be read.
-    unsafe fn step_of_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2]);
+    /// The memory of all steps may be read.
+    unsafe fn start_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2]);
 
     /// Sets `sums` to two blocks of activations, each in three parts of bf16, times two weight tiles in `parts` parts, of
     /// 32 values a step and 8 steps a part: the products of part i and part j with i + j below 3.
@@ -226,60 +212,58 @@ struct Work<'a> {
     next: &'a [Block],
 }
 
-/// How many pairs of weight tiles a task takes where a product of `n` activation rows has `pairs` of them: many, for each
-/// task reads the activations once, but so that threads get equal shares.
-pub(crate) fn pairs_of_a_task(pairs: usize, n: usize, threads: usize) -> usize {
-    // The cost for the thread that has most: a pair costs 2, reading the activations 1.
-    let cost = |each: usize| pairs.div_ceil(each).div_ceil(threads) * (2 * each + 1);
-    let most = MOST_SUMS / (n * TASK_ROWS);
-    (1..=most.clamp(2, 6)).rev().min_by_key(|&each| cost(each)).unwrap_or(1)
+/// How many pairs of weight tiles a task takes where a product has `pairs` of them: many, for each task reads the
+/// activations once, but each thread should have some tasks, since threads of one core, and machines of one processor,
+/// slow each other down.
+pub(crate) fn pairs_of_a_task(pairs: usize, threads: usize) -> usize {
+    (pairs / (4 * threads)).clamp(1, MOST_PAIRS)
 }
 
 /// Adds all activations times a pair of weight tiles to `sums` (`[activation rows][32]`), with one scale for 256 values
-/// and two planes. While the unit computes a product, vectors scale the last one, a quarter of it after each step: a core
-/// looks ahead over some 500 instructions, fewer than a product and its scaling are.
+/// and two planes. While vectors scale one product the unit computes the next.
 fn split<U: Unit, const MINIMA: bool>(unit: &U, level: Level, work: Work<'_>, sums: &mut [f32]) {
     let Work { first, weights, blocks, next } = work;
-    let [mut products, mut last] = [Products::ZERO, Products::ZERO];
-    let mut sums = sums.chunks_mut(BLOCK_ROWS * TASK_ROWS);
-    for i in 0..=blocks.len() {
-        let (block, mut scaled) =
-            (blocks.get(i), i.checked_sub(1).and_then(|i| blocks.get(i).zip(sums.next())));
-        if let Some(block) = block {
-            prefetch::<SECOND_LEVEL, _>(next, i, blocks.len());
+    let (mut planes, mut minima) = (Sums::ZERO, [[[0.0; 16]; BLOCK_ROWS]; 2]);
+    let start = |block: &Block| {
+        let low = weights.each_ref().map(|w| w.low.as_ptr().cast());
+        let high = weights.each_ref().map(|w| w.high.as_ptr().cast());
+        // SAFETY: four steps of codes, one of parts and minima, as the fields' types say.
+        unsafe {
+            unit.start_planes(block.codes.as_ptr().cast(), [low, high]);
             if MINIMA {
                 let minima = weights.each_ref().map(|w| w.minima.as_ptr().cast());
-                // SAFETY: a step, as the fields' types say.
-                unsafe { unit.start_minima(block.parts.as_ptr().cast(), minima) };
-            }
-            unit.start_planes();
-        }
-        for step in 0..4 {
-            if let Some(block) = block {
-                let low = weights.each_ref().map(|w| w.low.as_chunks::<16>().0[step].as_ptr().cast());
-                let high = weights.each_ref().map(|w| w.high.as_chunks::<16>().0[step].as_ptr().cast());
-                // SAFETY: a step, as the fields' types say; the minima were started.
-                unsafe {
-                    unit.step_of_planes(block.codes[step].as_ptr().cast(), [low, high]);
-                    if MINIMA && step == 1 {
-                        unit.finish_minima(&mut products.minima);
-                    }
-                }
-            }
-            if let Some((block, sums)) = &mut scaled {
-                let exact = scale::Exact {
-                    low: &last.planes.0[..2],
-                    high: Some(&last.planes.0[2..]),
-                    minima: MINIMA.then_some(&last.minima[..]),
-                };
-                scale::quarter(level, first, weights, block, exact, step, sums);
+                unit.start_minima(block.parts.as_ptr().cast(), minima);
             }
         }
-        if block.is_some() {
-            // SAFETY: it was started.
-            unsafe { unit.finish(&mut products.planes) };
+    };
+    let finish = |planes: &mut Sums, minima: &mut [_; 2]| {
+        // SAFETY: it was started.
+        unsafe {
+            unit.finish(planes);
+            if MINIMA {
+                unit.finish_minima(minima);
+            }
         }
-        std::mem::swap(&mut products, &mut last);
+    };
+    let Some(block) = blocks.first() else { return };
+    start(block);
+    finish(&mut planes, &mut minima);
+    for (i, sums) in sums.chunks_mut(BLOCK_ROWS * TASK_ROWS).enumerate() {
+        let following = blocks.get(i + 1);
+        if let Some(following) = following {
+            start(following);
+        }
+        prefetch::<FIRST_LEVEL, _>(blocks.get(i + 2..i + 3).unwrap_or_default(), 0, 1);
+        prefetch::<SECOND_LEVEL, _>(next, i, blocks.len());
+        let exact = scale::Exact {
+            low: &planes.0[..2],
+            high: Some(&planes.0[2..]),
+            minima: MINIMA.then_some(&minima[..]),
+        };
+        scale::of256(level, first, weights, &blocks[i], exact, sums);
+        if following.is_some() {
+            finish(&mut planes, &mut minima);
+        }
     }
 }
 
@@ -310,9 +294,7 @@ fn whole<U: Unit>(unit: &U, level: Level, minima: bool, work: Work<'_>, sums: &m
                 high: None,
                 minima: minima.then_some(&of_minima[i][..]),
             };
-            for quarter in 0..4 {
-                scale::quarter(level, first, weights, block, exact, quarter, sums);
-            }
+            scale::of256(level, first, weights, block, exact, sums);
         }
     }
 }

@@ -23,7 +23,8 @@ impl Block {
         Block { codes: [[[0; 64]; BLOCK_ROWS]; 4], parts: [[[0; 2]; 16]; BLOCK_ROWS], d: [0.0; BLOCK_ROWS] };
 }
 
-/// The second-level cache as the hint of the prefetch instruction.
+/// The caches that [`prefetch`] knows, as the instruction's hints.
+pub(super) const FIRST_LEVEL: i32 = 3;
 pub(super) const SECOND_LEVEL: i32 = 2;
 
 /// Prefetches part `i` of `n` of the memory of `blocks`.

@@ -20,22 +20,16 @@ pub(super) struct Exact<'a> {
     pub minima: Option<&'a [Tile<f32>]>,
 }
 
-/// Activation rows that [`quarter`] scales.
-const QUARTER: usize = BLOCK_ROWS / 4;
-
-/// Adds `dx * (d * (low + 128 * high) + dmin * minima)` to `sums` (`[16][32]`), or sets them if these are the first: for
-/// one quarter of the activation rows.
-pub(super) fn quarter(
+/// Adds `dx * (d * (low + 128 * high) + dmin * minima)` to `sums` (`[16][32]`), or sets them if these are the first.
+pub(super) fn of256(
     level: Level,
     first: bool,
     weights: &[Planes; 2],
     block: &Block,
     exact: Exact<'_>,
-    quarter: usize,
     sums: &mut [f32],
 ) {
-    let rows = sums.as_chunks_mut::<TASK_ROWS>().0.as_chunks_mut::<QUARTER>().0;
-    let Some(rows) = rows.get_mut(quarter) else { return };
+    let Some(rows) = sums.as_chunks_mut::<TASK_ROWS>().0.first_chunk_mut::<BLOCK_ROWS>() else { return };
     let Exact { low, high, minima } = exact;
     assert!(low.len() == 2 && high.is_none_or(|h| h.len() == 2) && minima.is_none_or(|m| m.len() == 2));
     #[cfg(target_arch = "x86_64")]
@@ -43,23 +37,15 @@ pub(super) fn quarter(
         // SAFETY: the CPU has the level.
         return unsafe {
             match (high, minima) {
-                (None, None) => {
-                    x86::quarter::<false, false>(first, weights, block, quarter, [low; 2], &[], rows)
-                }
-                (None, Some(m)) => {
-                    x86::quarter::<false, true>(first, weights, block, quarter, [low; 2], m, rows)
-                }
-                (Some(h), None) => {
-                    x86::quarter::<true, false>(first, weights, block, quarter, [low, h], &[], rows)
-                }
-                (Some(h), Some(m)) => {
-                    x86::quarter::<true, true>(first, weights, block, quarter, [low, h], m, rows)
-                }
+                (None, None) => x86::of256::<false, false>(first, weights, block, [low; 2], &[], rows),
+                (None, Some(m)) => x86::of256::<false, true>(first, weights, block, [low; 2], m, rows),
+                (Some(h), None) => x86::of256::<true, false>(first, weights, block, [low, h], &[], rows),
+                (Some(h), Some(m)) => x86::of256::<true, true>(first, weights, block, [low, h], m, rows),
             }
         };
     }
     let _ = level;
-    for (row, sums) in (QUARTER * quarter..).zip(rows) {
+    for (row, sums) in rows.iter_mut().enumerate() {
         for (at, sum) in sums.iter_mut().enumerate() {
             let (half, lane) = (at / 16, at % 16);
             let whole = low[half][row][lane] + high.map_or(0, |high| high[half][row][lane] << 7);
@@ -76,7 +62,7 @@ pub(super) fn quarter(
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Block, Planes, QUARTER, TASK_ROWS, Tile};
+    use super::{BLOCK_ROWS, Block, Planes, TASK_ROWS, Tile};
 
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -93,21 +79,20 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) fn quarter<const HIGH: bool, const MINIMA: bool>(
+    pub(super) fn of256<const HIGH: bool, const MINIMA: bool>(
         first: bool,
         weights: &[Planes; 2],
         block: &Block,
-        quarter: usize,
         [low, high]: [&[Tile<i32>]; 2],
         minima: &[Tile<f32>],
-        rows: &mut [[f32; TASK_ROWS]; QUARTER],
+        rows: &mut [[f32; TASK_ROWS]; BLOCK_ROWS],
     ) {
         // Sums that are set are not read.
         let read = if first { 0 } else { !0 };
         for half in 0..2 {
             let (d, dmin) = (numbers(&weights[half].d), numbers(&weights[half].dmin));
             let (low, high) = (&low[half], &high[half]);
-            for (row, sums) in (QUARTER * quarter..).zip(&mut *rows) {
+            for (row, sums) in rows.iter_mut().enumerate() {
                 let mut whole = integers(&low[row]);
                 if HIGH {
                     whole = _mm512_add_epi32(whole, _mm512_slli_epi32::<7>(integers(&high[row])));

@@ -7,7 +7,7 @@ use quern_tensor_io::ElementType;
 use super::floats::{FloatRows, FloatSums, floats_on};
 use super::rows::{Block, Rows};
 use super::unit::Hardware;
-use super::{BLOCK_ROWS, Kind, Products, Sums, Unit, blocks_on, takes};
+use super::{BLOCK_ROWS, Kind, Sums, Unit, blocks_on, takes};
 use crate::activations::Group;
 use crate::block::is_known;
 use crate::gemm::{self, Form, Packed};
@@ -18,12 +18,13 @@ use crate::{Matrix, Pool};
 
 /// The specification of a unit.
 struct Plain {
-    tiles: RefCell<Products>,
+    planes: RefCell<Sums>,
+    minima: RefCell<[[[f32; 16]; BLOCK_ROWS]; 2]>,
 }
 
 impl Plain {
     fn new() -> Self {
-        Self { tiles: RefCell::new(Products::ZERO) }
+        Self { planes: RefCell::new(Sums::ZERO), minima: RefCell::new([[[0.0; 16]; BLOCK_ROWS]; 2]) }
     }
 }
 
@@ -59,25 +60,17 @@ impl Unit for Plain {
     unsafe fn start(&self, a: [*const i8; 2], b: [*const u8; 2], steps: usize) {
         // SAFETY: guaranteed by the caller.
         let tiles = std::array::from_fn(|i| unsafe { tile(a[i / 2], b[i % 2], steps) });
-        self.tiles.borrow_mut().planes = Sums(tiles);
+        *self.planes.borrow_mut() = Sums(tiles);
     }
 
     unsafe fn finish(&self, sums: &mut Sums) {
-        *sums = self.tiles.borrow().planes.clone();
+        *sums = self.planes.borrow().clone();
     }
 
-    fn start_planes(&self) {
-        self.tiles.borrow_mut().planes = Sums::ZERO;
-    }
-
-    unsafe fn step_of_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2]) {
-        for (i, sums) in self.tiles.borrow_mut().planes.0.iter_mut().enumerate() {
-            // SAFETY: guaranteed by the caller.
-            let step = unsafe { tile(a, planes[i / 2][i % 2], 1) };
-            for (sum, step) in sums.as_flattened_mut().iter_mut().zip(step.as_flattened()) {
-                *sum += step;
-            }
-        }
+    unsafe fn start_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2]) {
+        // SAFETY: guaranteed by the caller.
+        let tiles = std::array::from_fn(|i| unsafe { tile(a, planes[i / 2][i % 2], 4) });
+        *self.planes.borrow_mut() = Sums(tiles);
     }
 
     unsafe fn start_minima(&self, parts: *const u8, minima: [*const u8; 2]) {
@@ -89,13 +82,13 @@ impl Unit for Plain {
             });
             terms.sum()
         };
-        self.tiles.borrow_mut().minima = minima.map(|minima| {
+        *self.minima.borrow_mut() = minima.map(|minima| {
             std::array::from_fn(|row| std::array::from_fn(|column| product(minima, row, column) as f32))
         });
     }
 
     unsafe fn finish_minima(&self, minima: &mut [[[f32; 16]; BLOCK_ROWS]; 2]) {
-        *minima = self.tiles.borrow().minima;
+        *minima = *self.minima.borrow();
     }
 
     unsafe fn product_of_floats(

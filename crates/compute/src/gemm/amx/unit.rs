@@ -114,24 +114,12 @@ impl Unit for Hardware {
     }
 
     #[inline(always)]
-    fn start_planes(&self) {
-        // SAFETY: the tiles are configured while `self` lives.
-        unsafe {
-            std::arch::asm!(
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                options(nostack, nomem),
-            );
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn step_of_planes(&self, a: *const i8, [low, high]: [[*const u8; 2]; 2]) {
+    unsafe fn start_planes(&self, a: *const i8, [low, high]: [[*const u8; 2]; 2]) {
         // SAFETY: as for `start`.
         unsafe {
             std::arch::asm!(
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "2:",
                 "tileloadd tmm6, [{a} + {stride}*1]",
                 "tileloadd tmm7, [{l0} + {stride}*1]",
                 "tdpbssd tmm0, tmm6, tmm7",
@@ -141,11 +129,15 @@ impl Unit for Hardware {
                 "tdpbssd tmm2, tmm6, tmm7",
                 "tileloadd tmm7, [{h1} + {stride}*1]",
                 "tdpbssd tmm3, tmm6, tmm7",
-                a = in(reg) a,
-                l0 = in(reg) low[0],
-                l1 = in(reg) low[1],
-                h0 = in(reg) high[0],
-                h1 = in(reg) high[1],
+                "add {a}, 1024", "add {l0}, 1024", "add {l1}, 1024", "add {h0}, 1024", "add {h1}, 1024",
+                "dec {steps}",
+                "jnz 2b",
+                a = inout(reg) a => _,
+                l0 = inout(reg) low[0] => _,
+                l1 = inout(reg) low[1] => _,
+                h0 = inout(reg) high[0] => _,
+                h1 = inout(reg) high[1] => _,
+                steps = inout(reg) 4usize => _,
                 stride = in(reg) 64usize,
                 options(nostack, readonly),
             );
@@ -293,8 +285,7 @@ impl Unit for Hardware {
 impl Unit for Hardware {
     unsafe fn start(&self, _: [*const i8; 2], _: [*const u8; 2], _: usize) {}
     unsafe fn finish(&self, _: &mut Sums) {}
-    fn start_planes(&self) {}
-    unsafe fn step_of_planes(&self, _: *const i8, _: [[*const u8; 2]; 2]) {}
+    unsafe fn start_planes(&self, _: *const i8, _: [[*const u8; 2]; 2]) {}
     unsafe fn start_minima(&self, _: *const u8, _: [*const u8; 2]) {}
     unsafe fn finish_minima(&self, _: &mut [[[f32; 16]; BLOCK_ROWS]; 2]) {}
     unsafe fn product_of_floats(
