@@ -7,7 +7,7 @@
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use quern_compute::attention::{CacheData, Keys, LatentUp, Values, attention, encode_q8_0, latent_attention};
+use quern_compute::attention::{CacheData, Keys, LatentUp, Values, attention, latent_attention};
 use quern_compute::{AttentionShape, LatentShape, Matrix, Pool, Scratch, matmul, sample_weights};
 use quern_tensor_io::ElementType;
 
@@ -112,9 +112,12 @@ fn fork_join(bencher: Bencher) {
     bencher.bench_local(|| pool.run(pool.threads(), |task| _ = black_box(task)));
 }
 
-/// One layer's attention of a 1.1B model: (queries, positions already cached).
-#[divan::bench(args = [(1, 127), (1, 2047), (128, 0), (512, 0)], sample_count = 20, sample_size = 1)]
-fn attend(bencher: Bencher, (n, first): (usize, usize)) {
+/// One layer's attention of a 1.1B model: (queries, positions already cached, how the cache is kept).
+#[divan::bench(
+    args = [(1, 127, "f16"), (1, 2047, "f16"), (128, 0, "f16"), (128, 0, "q8_0"), (512, 0, "f16"), (512, 0, "q8_0")],
+    sample_count = 20, sample_size = 1
+)]
+fn attend(bencher: Bencher, (n, first, kind): (usize, usize, &str)) {
     let shape = AttentionShape {
         heads: 32,
         kv_heads: 4,
@@ -128,7 +131,9 @@ fn attend(bencher: Bencher, (n, first): (usize, usize)) {
     let q: Vec<f32> = (0..n * 2048).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 500.0).collect();
     let halves: Vec<half::f16> =
         (0..2048 * 256).map(|i| half::f16::from_f32((i * 37 % 101) as f32 / 50.0 - 1.0)).collect();
-    let (data, head_stride) = (CacheData::F16(&halves), 2048 * 64);
+    let blocks = vec![0x1f_u8; 2048 * 256 / 32 * 34];
+    let data = if kind == "f16" { CacheData::F16(&halves) } else { CacheData::Q8_0(&blocks) };
+    let head_stride = 2048 * 64;
     let (keys, values) = (Keys { data, head_stride }, Values { data, position_stride: 64, head_stride });
     let mut out = vec![0f32; q.len()];
     bencher.bench_local(|| {
@@ -136,47 +141,52 @@ fn attend(bencher: Bencher, (n, first): (usize, usize)) {
     });
 }
 
-/// Generating at position 4095: bytes of keys and values per second, over so many layers that none is left in
-/// a cache. (Query heads per key-value head, head_dim, how the cache is kept.)
+/// Generating: bytes of keys and values per second, over so many layers that none is left in a cache. (Position, threads,
+/// query heads per key-value head, head_dim, how the cache is kept.)
 #[divan::bench(
-    args = [(8, 64, "f16"), (8, 64, "q8_0"), (4, 128, "f16"), (4, 128, "q8_0"), (1, 64, "f16"),
-        (1, 64, "q8_0"), (1, 128, "f16"), (1, 128, "f32"), (1, 128, "q8_0")],
+    args = [(256, 1, 8, 64, "f16"), (256, 1, 8, 64, "q8_0"), (256, 2, 8, 64, "f16"), (256, 2, 8, 64, "q8_0"),
+        (4096, 1, 8, 64, "f16"), (4096, 1, 8, 64, "q8_0"), (4096, 2, 8, 64, "f16"), (4096, 2, 8, 64, "q8_0"),
+        (4096, 2, 4, 128, "f16"), (4096, 2, 4, 128, "q8_0"), (4096, 2, 1, 64, "f16"), (4096, 2, 1, 64, "q8_0"),
+        (4096, 2, 1, 128, "f16"), (4096, 2, 1, 128, "f32"), (4096, 2, 1, 128, "q8_0")],
     sample_count = 10, sample_size = 1
 )]
-fn attend_one(bencher: Bencher, (group, head_dim, kind): (usize, usize, &str)) {
-    const POSITIONS: usize = 4096;
+fn attend_one(
+    bencher: Bencher,
+    (positions, threads, group, head_dim, kind): (usize, usize, usize, usize, &str),
+) {
     let kv_heads = 512 / head_dim;
     let heads = kv_heads * group;
     let shape =
         AttentionShape { heads, kv_heads, head_dim, scale: 0.1, window: None, chunk: None, softcap: None };
-    let pool = pool();
+    let pool = Pool::new(threads);
     let q: Vec<f32> = (0..heads * head_dim).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 500.0).collect();
-    let row: Vec<f32> = (0..head_dim).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
-    let rows = 24 * kv_heads * POSITIONS;
+    let layers = 12 * 4096 / positions;
+    let size = kv_heads * positions * head_dim;
+    let total = 2 * layers * size;
     let (mut floats, mut halves, mut blocks) = (Vec::new(), Vec::new(), Vec::new());
     match kind {
-        "f32" => floats = row.repeat(rows),
-        "f16" => halves = row.iter().map(|&x| half::f16::from_f32(x)).collect::<Vec<_>>().repeat(rows),
-        _ => {
-            blocks = vec![0u8; head_dim / 32 * 34];
-            encode_q8_0(pool.level(), &row, &mut blocks);
-            blocks = blocks.repeat(rows);
+        "f32" => floats = (0..total).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect(),
+        "f16" => {
+            let x: Vec<half::f16> =
+                (0..1 << 16).map(|i| half::f16::from_f32((i * 37 % 101) as f32 / 50.0 - 1.0)).collect();
+            halves = x.repeat(total / x.len());
         }
+        // Two bytes of this are a scale of 0.007, whichever they are of keys or values.
+        _ => blocks = vec![0x1f_u8; total / 32 * 34],
     }
-    let size = kv_heads * POSITIONS * head_dim;
     let data = |layer: usize| match kind {
         "f32" => CacheData::F32(&floats[layer * size..][..size]),
         "f16" => CacheData::F16(&halves[layer * size..][..size]),
         _ => CacheData::Q8_0(&blocks[layer * (size / 32 * 34)..][..size / 32 * 34]),
     };
-    let head_stride = POSITIONS * head_dim;
+    let head_stride = positions * head_dim;
     let mut out = vec![0f32; q.len()];
     let bytes = 4 * floats.len() + 2 * halves.len() + blocks.len();
     bencher.counter(BytesCount::new(bytes)).bench_local(|| {
-        for layer in 0..12 {
+        for layer in 0..layers {
             let keys = Keys { data: data(2 * layer), head_stride };
             let values = Values { data: data(2 * layer + 1), position_stride: head_dim, head_stride };
-            attention(&pool, &shape, (&q, POSITIONS - 1), (keys, values), &[], &mut out)
+            attention(&pool, &shape, (&q, positions - 1), (keys, values), &[], &mut out)
                 .expect("lengths fit");
         }
     });

@@ -42,10 +42,16 @@ impl Ahead {
         Self { start, lines: bytes.div_ceil(LINE) }
     }
 
+    /// How many cache lines these are.
+    #[cfg(target_arch = "x86_64")]
+    pub fn lines(&self) -> usize {
+        self.lines
+    }
+
     /// Prefetches the next `N` lines.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    fn ask<const N: usize>(&mut self) {
+    pub fn ask<const N: usize>(&mut self) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         for _ in 0..N {
             // SAFETY: a prefetch may point anywhere.

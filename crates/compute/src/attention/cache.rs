@@ -6,19 +6,21 @@
 //!
 //! f32, f16    the numbers
 //! q8_0        32 numbers along head_dim in 34 bytes, value = d * code (d is f16, a code i8); where head_dim is no
-//!             multiple of 32 it is padded with zeros
-//!     values  d, 32 codes: ggml's blocks
-//!     keys    d of the 16 positions, then the 16 positions' codes of each of the 32 numbers
+//!             multiple of 32 it is padded with zeros. Blocks of 16 positions are together:
+//!     keys    [position / 16][head_dim / 32]  d [16 positions], codes [16 pairs of numbers][16 positions][2 numbers]
+//!     values  [position / 16][head_dim / 32]  d [16 positions], codes [8 pairs of positions][32 numbers][2 positions]
 //! ```
 //!
 //! Scores are sums along head_dim. With 16 positions side by side a vector holds 16 such sums: no sum across its
-//! lanes is needed, and no transposition for the many queries of a prompt.
+//! lanes is needed, and no transposition for the many queries of a prompt. Integer instructions add up pairs of products,
+//! which q8_0 has side by side: of scores along head_dim, of results along the positions.
 
 use half::f16;
 use quern_tensor_io::layout::{Block as _, Q8_0};
 use zerocopy::IntoBytes;
 
-use super::q8_0::{BLOCK, BLOCK_BYTES, Decode, DecodeKeys, GROUP_BYTES, encode_q8_0};
+use super::integers::Groups;
+use super::q8_0::{BLOCK, BLOCK_BYTES, DecodeKeys, GROUP_BYTES, encode};
 use crate::fgemm::Ahead;
 use crate::float::{narrow_f16, widen_f16_rows, widen_f16_sixteens};
 use crate::simd::Level;
@@ -34,19 +36,20 @@ pub enum CacheData<'a> {
     F32(&'a [f32]),
     /// Half the memory.
     F16(&'a [f16]),
-    /// 17/64 of it: blocks of 32 numbers in 34 bytes, as [`encode_q8_0`] makes them. Rows are whole blocks.
+    /// 17/64 of it: blocks of 32 numbers in 34 bytes, as [`put_key_q8_0`] and [`put_value_q8_0`] make them.
     Q8_0(&'a [u8]),
 }
 
 /// Values of one layer: head `h` of position `p` is the `head_dim` numbers from
-/// `p * position_stride + h * head_stride` on.
+/// `p * position_stride + h * head_stride` on. With q8_0 the values of 16 positions are together, laid out as the module
+/// says and made by [`put_value_q8_0`]: groups are whole, and what positions that are not yet there hold is not looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Values<'a> {
     /// The numbers.
     pub data: CacheData<'a>,
-    /// Distance from a position to the next, in values; for q8_0 a multiple of 32.
+    /// Distance from a position to the next, in numbers; for q8_0 the next multiple of 32 to head_dim.
     pub position_stride: usize,
-    /// Distance from a head to the next, likewise.
+    /// Distance from a head to the next, likewise; for q8_0 a multiple of 16 positions.
     pub head_stride: usize,
 }
 
@@ -54,8 +57,11 @@ impl Values<'_> {
     /// Checks that `heads` heads of `head_dim` values are there at position `last` and before.
     pub(super) fn check(&self, what: &'static str, last: usize, heads: usize, head_dim: usize) -> Result<()> {
         let (found, row) = (numbers(self.data), row(self.data, head_dim));
-        let whole = !matches!(self.data, CacheData::Q8_0(_))
-            || self.position_stride.is_multiple_of(BLOCK) && self.head_stride.is_multiple_of(BLOCK);
+        let grouped = matches!(self.data, CacheData::Q8_0(_));
+        let whole =
+            !grouped || self.position_stride == row && self.head_stride.is_multiple_of(KEY_GROUP * row);
+        // The last group is there as a whole.
+        let last = if grouped { last / KEY_GROUP * KEY_GROUP + KEY_GROUP - 1 } else { last };
         let end = last.saturating_mul(self.position_stride);
         let end = end.saturating_add((heads - 1).saturating_mul(self.head_stride)).saturating_add(row);
         match whole && end <= found {
@@ -64,7 +70,19 @@ impl Values<'_> {
         }
     }
 
+    /// The blocks of `head` at `count` positions from `first`, a multiple of 16, on, and whether those that follow are
+    /// to be prefetched.
+    ///
+    /// # Panics
+    /// If these are no blocks of q8_0.
+    pub(super) fn groups(&self, at: (usize, usize), ask: bool, head: usize, width: usize) -> Groups<'_> {
+        groups(self.data, at, ask, head * self.head_stride, width)
+    }
+
     /// Reads `width` values of `head` at `count` positions from `first` on, into rows `stride` apart.
+    ///
+    /// # Panics
+    /// If these are blocks of q8_0, which are never needed as numbers.
     pub(super) fn read(
         &self,
         level: Level,
@@ -84,11 +102,7 @@ impl Values<'_> {
             CacheData::F16(x) => {
                 widen_f16_rows(level, count, width, (&x[at..], self.position_stride), (out, stride));
             }
-            CacheData::Q8_0(x) => {
-                let x = &x[at / BLOCK * BLOCK_BYTES..];
-                let x_stride = self.position_stride / BLOCK * BLOCK_BYTES;
-                Decode { x, x_stride, count, width, out, stride }.run(level);
-            }
+            CacheData::Q8_0(_) => unreachable!("values of q8_0 are multiplied as integers"),
         }
     }
 
@@ -132,6 +146,11 @@ impl Keys<'_> {
         ahead(self.data, first * row + head * self.head_stride, count * row)
     }
 
+    /// As [`Values::groups`].
+    pub(super) fn groups(&self, at: (usize, usize), ask: bool, head: usize, head_dim: usize) -> Groups<'_> {
+        groups(self.data, at, ask, head * self.head_stride, head_dim)
+    }
+
     /// Keys as columns: number `d` of position `first + i` goes to `out[d * stride + i]`, for `count` positions and
     /// the rest of the last group; `first` is a multiple of 16.
     pub(super) fn columns(
@@ -162,6 +181,21 @@ impl Keys<'_> {
             }
         }
     }
+}
+
+/// Blocks of a head that begins at number `head`.
+fn groups(
+    data: CacheData<'_>,
+    (first, count): (usize, usize),
+    ask: bool,
+    head: usize,
+    head_dim: usize,
+) -> Groups<'_> {
+    let CacheData::Q8_0(x) = data else { unreachable!("numbers are no blocks") };
+    let blocks = head_dim.div_ceil(BLOCK);
+    let start = head / BLOCK * BLOCK_BYTES + first / KEY_GROUP * blocks * GROUP_BYTES;
+    let bytes = &x[start..][..count.div_ceil(KEY_GROUP) * blocks * GROUP_BYTES];
+    Groups { bytes, blocks, ask }
 }
 
 /// The memory of this many numbers from number `at` on.
@@ -213,18 +247,35 @@ pub fn put_key_f16(x: &[f32], position: usize, head: &mut [f16]) {
     }
 }
 
-/// As [`put_key_f32`], encoded as [`encode_q8_0`] does.
+/// As [`put_key_f32`], in blocks: the scale `d` is the largest magnitude of 32 numbers divided by 127, in f16, and a
+/// code the nearest whole number to `x / d`. A block with a NaN becomes NaN as a whole, so that it shows.
 ///
 /// # Panics
 /// If the head ends before the position's group.
 pub fn put_key_q8_0(level: Level, x: &[f32], position: usize, head: &mut [u8]) {
+    put_blocks(level, x, position, head, |i, lane| (i / 2 * KEY_GROUP + lane) * 2 + i % 2);
+}
+
+/// Puts one position's values into `head`, the groups of its head, in blocks as [`put_key_q8_0`] makes them.
+///
+/// # Panics
+/// If the head ends before the position's group.
+pub fn put_value_q8_0(level: Level, x: &[f32], position: usize, head: &mut [u8]) {
+    put_blocks(level, x, position, head, |i, lane| (lane / 2 * BLOCK + i) * 2 + lane % 2);
+}
+
+/// The blocks of a position into its group, where code `i` of position `lane` of a group goes to place `at(i, lane)`.
+#[inline(always)]
+fn put_blocks(level: Level, x: &[f32], position: usize, head: &mut [u8], at: impl Fn(usize, usize) -> usize) {
     let lane = position % KEY_GROUP;
     let group = &mut head[position / KEY_GROUP * x.len().div_ceil(BLOCK) * GROUP_BYTES..];
-    for (x, place) in x.chunks(BLOCK).zip(group.chunks_exact_mut(GROUP_BYTES)) {
+    for (x, place) in x.chunks(BLOCK).zip(group.as_chunks_mut::<GROUP_BYTES>().0) {
         let mut block = Q8_0::ZERO;
-        encode_q8_0(level, x, block.as_mut_bytes());
+        encode(level, x, &mut block);
         place[2 * lane..][..2].copy_from_slice(block.d.as_bytes());
-        put(block.qs.as_bytes(), 0, lane, &mut place[2 * KEY_GROUP..]);
+        for (i, code) in block.qs.iter().enumerate() {
+            place[2 * KEY_GROUP + at(i, lane)] = *code as u8;
+        }
     }
 }
 

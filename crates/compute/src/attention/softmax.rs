@@ -129,6 +129,9 @@ kernel!(avx512, "avx2,fma,avx512f", 16 lanes, _mm512_loadu_ps, _mm512_storeu_ps,
 kernel!(avx2, "avx2,fma", 8 lanes, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_set1_ps, _mm256_max_ps,
     _mm256_add_ps, _mm256_sub_ps, exp8, reduce_max8, reduce_add8);
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use x86::reduce_max8;
+
 /// e^x for x up to 0, as `ops::exp` computes it but with fused steps: 0 below -87.3, NaN for NaN.
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -180,7 +183,7 @@ mod x86 {
 
     #[target_feature(enable = "avx2")]
     #[inline]
-    pub(super) fn reduce_max8(x: __m256) -> f32 {
+    pub(in crate::attention) fn reduce_max8(x: __m256) -> f32 {
         let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
         let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
         _mm_cvtss_f32(_mm_max_ss(x, _mm_shuffle_ps::<1>(x, x)))
@@ -193,18 +196,6 @@ mod x86 {
         let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
         _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps::<1>(x, x)))
     }
-}
-
-/// Combines a row's partial results over two runs of keys: `(maximum, sum)` and the result so far of both; the
-/// first becomes that of both together.
-pub(super) fn merge(sum: &mut (f32, f32), result: &mut [f32], other: (f32, f32), values: &[f32]) {
-    let largest = larger(sum.0, other.0);
-    if largest == f32::NEG_INFINITY {
-        return; // nothing seen by either
-    }
-    let (own, others) = (exp(sum.0 - largest), exp(other.0 - largest));
-    *sum = (largest, sum.1 * own + other.1 * others);
-    result.iter_mut().zip(values).for_each(|(x, y)| *x = *x * own + y * others);
 }
 
 /// What a row's result is multiplied with: one over its sum, after a sink has joined it.

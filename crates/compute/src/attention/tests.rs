@@ -40,43 +40,63 @@ fn reference(s: &AttentionShape, q: &[f32], first: usize, k: &[f32], v: &[f32], 
     out
 }
 
-/// Rows of `head_dim` as q8_0 blocks, and the numbers they hold, decoded one by one.
-fn q8_0(x: &[f32], head_dim: usize) -> (Vec<u8>, Vec<f32>) {
-    let mut bytes = Vec::new();
+/// Rows of `head_dim` in a q8_0 cache, `put` there one by one, and the numbers they hold, where `place` has code `i` of a
+/// position within a group.
+fn q8_0(
+    x: &[f32],
+    (kv_heads, head_dim): (usize, usize),
+    put: impl Fn(Level, &[f32], usize, &mut [u8]),
+    place: impl Fn(usize, usize) -> usize,
+) -> (Vec<u8>, Vec<f32>) {
+    let blocks = head_dim.div_ceil(32);
+    let size = (x.len() / (kv_heads * head_dim)).div_ceil(16) * blocks * 16 * 34;
+    // What is not there yet is no number.
+    let mut bytes = vec![0xff; kv_heads * size];
     let mut decoded = Vec::new();
-    for row in x.chunks_exact(head_dim) {
-        let mut blocks = vec![0u8; head_dim.div_ceil(32) * 34];
-        encode_q8_0(Level::best(), row, &mut blocks);
-        let values = blocks.chunks_exact(34).flat_map(|block| {
-            let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
-            block[2..].iter().map(move |&code| d * f32::from(code as i8))
-        });
-        decoded.extend(values.take(head_dim));
-        bytes.extend(blocks);
+    for (i, row) in x.chunks_exact(head_dim).enumerate() {
+        let (position, lane) = (i / kv_heads, i / kv_heads % 16);
+        let head = &mut bytes[i % kv_heads * size..][..size];
+        put(Level::best(), row, position, head);
+        decoded.extend((0..head_dim).map(|c| {
+            let block = &head[(position / 16 * blocks + c / 32) * 16 * 34..];
+            let d = f16::from_le_bytes([block[2 * lane], block[2 * lane + 1]]).to_f32();
+            d * f32::from(block[32 + place(c % 32, lane)] as i8)
+        }));
     }
     (bytes, decoded)
+}
+
+/// As [`q8_0`], of keys.
+fn q8_0_keys(x: &[f32], shape: (usize, usize)) -> (Vec<u8>, Vec<f32>) {
+    q8_0(x, shape, put_key_q8_0, |i, lane| i / 2 * 32 + lane * 2 + i % 2)
+}
+
+/// As [`q8_0`], of values.
+fn q8_0_values(x: &[f32], shape: (usize, usize)) -> (Vec<u8>, Vec<f32>) {
+    q8_0(x, shape, put_value_q8_0, |i, lane| lane / 2 * 64 + i * 2 + lane % 2)
 }
 
 fn f32s(x: &[f16]) -> Vec<f32> {
     x.iter().map(|x| x.to_f32()).collect()
 }
 
+/// Every level, and any number of threads, gives what is expected; caches that hold the same numbers give the same.
 fn check(
     shape: &AttentionShape,
     (q, first): (&[f32], usize),
-    caches: [(Keys, Values); 2],
+    caches: &[(Keys, Values)],
     sinks: &[f32],
-    expected: &[f64],
+    (expected, bound): (&[f64], f64),
 ) {
     for level in Level::available() {
         let mut results = Vec::new();
         for threads in [1, 3] {
             let pool = Pool::with_level(threads, level);
-            for cache in caches {
+            for &cache in caches {
                 let mut out = vec![0f32; q.len()];
                 attention(&pool, shape, (q, first), cache, sinks, &mut out).unwrap();
                 for (a, b) in out.iter().zip(expected) {
-                    assert!((f64::from(*a) - b).abs() < 3e-6, "{shape:?} {level:?}: {a} {b}");
+                    assert!((f64::from(*a) - b).abs() < bound, "{shape:?} {level:?}: {a} {b}");
                 }
                 results.push(out);
             }
@@ -127,27 +147,32 @@ fn matches_the_definition() {
         // Sinks far below and far above the scores, and near them; some shapes have none.
         let sinks: Vec<f32> =
             (0..if n % 2 == 1 { heads } else { 0 }).map(|h| [0.5, -9.0, 20.0, 3.0][h % 4]).collect();
-        check(&shape, (&q, first), both, &sinks, &reference(&shape, &q, first, &kf, &vf, &sinks));
+        let expected = reference(&shape, &q, first, &kf, &vf, &sinks);
+        check(&shape, (&q, first), &both, &sinks, (&expected, 3e-6));
 
         let padded = head_dim.next_multiple_of(32);
-        let (_, kf) = q8_0(&numbers(2), head_dim);
-        let (v, vf) = q8_0(&numbers(3), head_dim);
-        let kt = transposed(&kf, kv_heads, head_dim, put_key_f32);
-        let positions = (first + n).next_multiple_of(16);
-        let mut k = vec![0; kv_heads * positions * padded / 32 * 34];
-        for (i, row) in numbers(2).chunks_exact(head_dim).enumerate() {
-            let size = k.len() / kv_heads;
-            put_key_q8_0(Level::best(), row, i / kv_heads, &mut k[i % kv_heads * size..][..size]);
-        }
-        let both = [
-            (
-                Keys { data: CacheData::Q8_0(&k), head_stride: positions * padded },
-                Values { data: CacheData::Q8_0(&v), position_stride: kv_heads * padded, head_stride: padded },
-            ),
-            (keys(CacheData::F32(&kt)), values(CacheData::F32(&vf))),
-        ];
-        check(&shape, (&q, first), both, &sinks, &reference(&shape, &q, first, &kf, &vf, &sinks));
+        let (k, kf) = q8_0_keys(&numbers(2), (kv_heads, head_dim));
+        let (v, vf) = q8_0_values(&numbers(3), (kv_heads, head_dim));
+        let head_stride = (first + n).next_multiple_of(16) * padded;
+        let integers = (
+            Keys { data: CacheData::Q8_0(&k), head_stride },
+            Values { data: CacheData::Q8_0(&v), position_stride: padded, head_stride },
+        );
+        let expected = reference(&shape, &q, first, &kf, &vf, &sinks);
+        check(&shape, (&q, first), &[integers], &sinks, (&expected, integer_error(&shape)));
     }
+}
+
+/// How far attention over a q8_0 cache is from the definition at most, where queries, keys and values are within -1..1.
+///
+/// A number of a query is wrong by at most half of its scale, 1/32767 of the largest, so a score by
+/// `e = scale head_dim / 2 / 32767`, and a probability by the factor `exp(2e)`. Weights are wrong by half of 1/32767 of
+/// the largest one of 64, times the scale of values (a code is at most 127 of them): together 64 times that, if all are
+/// wrong in one direction.
+fn integer_error(shape: &AttentionShape) -> f64 {
+    let half = 0.5 / 32767.0;
+    let score = f64::from(shape.scale) * shape.head_dim as f64 * half;
+    (2.0 * score).exp_m1() + 64.0 * half + 3e-6
 }
 
 /// Keys `[position][head][head_dim]` as a cache of numbers holds them; what is not there yet is no number.
@@ -171,21 +196,23 @@ fn q8_0_codes_are_nearest() {
     x[32..64].iter_mut().for_each(|x| *x *= 3e-5); // its scale is a subnormal half
     x[64..96].fill(0.0);
     x[96] = -500.0;
-    let (bytes, decoded) = q8_0(&x, 100);
-    assert_eq!(bytes.len(), 4 * 34);
+    let (bytes, decoded) = q8_0_values(&x, (1, 100));
+    assert_eq!(q8_0_keys(&x, (1, 100)).1, decoded);
+    assert_eq!(bytes.len(), 4 * 16 * 34);
     for (i, (x, y)) in x.iter().zip(&decoded).enumerate() {
-        let block = &bytes[i / 32 * 34..];
+        let block = &bytes[i / 32 * 16 * 34..];
         let d = f16::from_le_bytes([block[0], block[1]]).to_f32();
         // The largest may be beyond 127 rounded scales: by as much as the scale was rounded.
         assert!((x - y).abs() <= d * 0.5001 || (y / d).round().abs() == 127.0, "{i}: {x} {y} {d}");
     }
     assert!(decoded[64..96].iter().all(|&y| y == 0.0));
-    assert!(bytes[3 * 34 + 2 + 4..].iter().all(|&code| code == 0), "filled up with zeros");
+    let last = &bytes[3 * 16 * 34 + 32..];
+    assert!((4..32).all(|i| last[2 * i] == 0), "filled up with zeros");
     // What is not finite does not become a number.
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX] {
         let mut x = noise(8, 32);
         x[5] = bad;
-        assert!(!q8_0(&x, 32).1[5].is_finite(), "{bad}");
+        assert!(!q8_0_keys(&x, (1, 32)).1[5].is_finite(), "{bad}");
     }
 }
 
@@ -217,7 +244,7 @@ fn short_caches_are_refused() {
 }
 
 #[test]
-fn q8_0_rows_are_whole_blocks() {
+fn q8_0_groups_are_whole() {
     let shape = AttentionShape {
         heads: 1,
         kv_heads: 1,
@@ -227,15 +254,70 @@ fn q8_0_rows_are_whole_blocks() {
         chunk: None,
         softcap: None,
     };
-    let data = [0u8; 16 * 34];
+    let data = [0u8; 2 * 16 * 34];
     let run = |first, blocks: usize, position_stride, head_stride| {
         let mut out = [0f32; 20];
         let keys = Keys { data: CacheData::Q8_0(&data), head_stride: 16 * 32 };
         let values = Values { data: CacheData::Q8_0(&data[..blocks * 34]), position_stride, head_stride };
         attention(&Pool::new(1), &shape, (&[0.0; 20], first), (keys, values), &[], &mut out)
     };
-    assert!(run(2, 3, 32, 32).is_ok());
-    assert!(run(3, 3, 32, 32).is_err());
-    assert!(run(0, 3, 20, 32).is_err());
-    assert!(run(0, 3, 32, 20).is_err());
+    assert!(run(15, 16, 32, 16 * 32).is_ok());
+    assert!(run(2, 15, 32, 16 * 32).is_err());
+    assert!(run(16, 16, 32, 16 * 32).is_err());
+    assert!(run(0, 16, 20, 16 * 32).is_err());
+    assert!(run(0, 16, 32, 32).is_err());
+}
+
+/// A row's result is the same to the bit, however many rows are computed with it.
+#[test]
+fn integers_of_a_row_do_not_depend_on_its_neighbours() {
+    let (heads, head_dim, n) = (12, 40, 11);
+    let queries = noise(4, heads * head_dim * n);
+    let (k, _) = q8_0_keys(&noise(5, 64 * head_dim), (1, head_dim));
+    let (v, _) = q8_0_values(&noise(6, 64 * head_dim), (1, head_dim));
+    let shape =
+        AttentionShape { heads, kv_heads: 1, head_dim, scale: 0.3, window: None, chunk: None, softcap: None };
+    let keys = Keys { data: CacheData::Q8_0(&k), head_stride: 64 * 64 };
+    let values = Values { data: CacheData::Q8_0(&v), position_stride: 64, head_stride: 64 * 64 };
+    for level in Level::available() {
+        let pool = Pool::with_level(1, level);
+        let run = |q: &[f32], first| {
+            let mut out = vec![0f32; q.len()];
+            attention(&pool, &shape, (q, first), (keys, values), &[], &mut out).unwrap();
+            out
+        };
+        let all = run(&queries, 64 - n);
+        for (i, (q, all)) in queries.chunks(heads * head_dim).zip(all.chunks(heads * head_dim)).enumerate() {
+            assert_eq!(run(q, 64 - n + i), all, "{level:?} {i}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_shows_in_results_of_integers() {
+    let shape = AttentionShape {
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 32,
+        scale: 1.0,
+        window: None,
+        chunk: None,
+        softcap: None,
+    };
+    for level in Level::available() {
+        for (place, bad) in
+            [0, 1, 2].into_iter().flat_map(|place| [f32::NAN, f32::INFINITY].map(|x| (place, x)))
+        {
+            let mut rows = [noise(1, 64), noise(2, 20 * 32), noise(3, 20 * 32)];
+            rows[place][7] = bad;
+            let [q, k, v] = &rows;
+            let ((k, _), (v, _)) = (q8_0_keys(k, (1, 32)), q8_0_values(v, (1, 32)));
+            let keys = Keys { data: CacheData::Q8_0(&k), head_stride: 32 * 32 };
+            let values = Values { data: CacheData::Q8_0(&v), position_stride: 32, head_stride: 32 * 32 };
+            let mut out = [0f32; 64];
+            let pool = Pool::with_level(1, level);
+            attention(&pool, &shape, (q, 19), (keys, values), &[], &mut out).unwrap();
+            assert!(!out[7].is_finite(), "{level:?} {place} {bad}: {}", out[7]);
+        }
+    }
 }

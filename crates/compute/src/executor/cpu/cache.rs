@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! per layer   values  [kv_heads][context][head_dim]
-//!             keys    [kv_heads][context / 16][head_dim][16]      f16, f32 or q8_0 blocks
+//!             keys    [kv_heads][context / 16][head_dim][16]      f16 or f32; q8_0: blocks of 16 positions together
 //! ```
 //!
-//! The context is padded to a multiple of 16. [`crate::attention`], which reads the keys, explains why they
-//! are stored transposed.
+//! The context is padded to a multiple of 16. [`crate::attention`], which reads them, explains how keys and q8_0 blocks
+//! are stored, and why.
 //!
 //! q8_0 stores 32 numbers in 34 bytes; a head whose size is no multiple of 32 is padded.
 //!
@@ -17,7 +17,8 @@ use half::f16;
 use half::vec::HalfBitsVecExt;
 
 use crate::attention::{
-    AttentionShape, CacheData, KEY_GROUP, Keys, Values, encode_q8_0, put_key_f16, put_key_f32, put_key_q8_0,
+    AttentionShape, CacheData, KEY_GROUP, Keys, Values, put_key_f16, put_key_f32, put_key_q8_0,
+    put_value_q8_0,
 };
 use crate::executor::{CacheShape, KvType};
 use crate::float;
@@ -171,9 +172,9 @@ impl Cache {
         v: &[f32],
     ) -> Result<()> {
         let (kv_heads, dim, level) = (shape.kv_heads, shape.head_dim, pool.level());
-        let (at, row) = self.place(layer, shape)?;
+        let (at, _) = self.place(layer, shape)?;
         let target = HeadRows { pool, kv_heads, dim, first };
-        let [start, end, row] = [at.start, at.end, row].map(|n| n / BLOCK.0 * BLOCK.1);
+        let [start, end] = [at.start, at.end].map(|n| n / BLOCK.0 * BLOCK.1);
         match &mut self.keys {
             Numbers::F32(to) => target.scatter(k, &mut to[at.clone()], put_key_f32),
             Numbers::F16(to) => target.scatter(k, &mut to[at.clone()], put_key_f16),
@@ -189,11 +190,9 @@ impl Cache {
                 target.scatter(v, &mut to[at], in_rows(dim, |x, to: &mut [f32]| to.copy_from_slice(x)))
             }
             Numbers::F16(to) => target.scatter(v, &mut to[at], in_rows(dim, float::narrow_f16)),
-            Numbers::Q8_0(to) => target.scatter(
-                v,
-                &mut to[start..end],
-                in_rows(row, move |x, to: &mut [u8]| encode_q8_0(level, x, to)),
-            ),
+            Numbers::Q8_0(to) => target.scatter(v, &mut to[start..end], |x, position, head: &mut [u8]| {
+                put_value_q8_0(level, x, position, head);
+            }),
         }
         Ok(())
     }
