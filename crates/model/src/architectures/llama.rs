@@ -120,7 +120,11 @@ const MISTRAL3_GGUF_KEYS: &[GgufKey] = &[
 ];
 
 /// Llama: RMS norm, rotary positions, grouped-query attention, SwiGLU.
-pub static LLAMA: Architecture = LLAMA_ITSELF;
+pub static LLAMA: Architecture = Architecture {
+    // The first LLaVA, whose text model's keys are beside the tower's.
+    hf_multimodal: &[("LlavaLlamaForCausalLM", "llava_llama"), ("LlavaLlamaForCausalLM", "llava")],
+    ..LLAMA_ITSELF
+};
 
 const LLAMA_ITSELF: Architecture = Architecture {
     name: "llama",
@@ -160,6 +164,7 @@ pub static CWM: Architecture = Architecture {
 pub static MISTRAL: Architecture = Architecture {
     hf_architectures: &["MistralForCausalLM", "MinistralForCausalLM"],
     hf_model_types: &["mistral", "ministral"],
+    hf_multimodal: &[("LlavaMistralForCausalLM", "llava_mistral")],
     sliding: Sliding::AllUnlessListed,
     hf_keys: &MISTRAL_KEYS,
     ..LLAMA_ITSELF

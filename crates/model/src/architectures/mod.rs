@@ -107,7 +107,7 @@ pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
 pub use qwen2_moe::QWEN2_MOE;
 pub use qwen3_5::{QWEN3_5, QWEN3_5_MOE};
 pub use qwen3_next::QWEN3_NEXT;
-pub use qwen3_vl_moe::QWEN3_VL_MOE;
+pub use qwen3_vl_moe::{QWEN3_OMNI_MOE, QWEN3_VL_MOE};
 pub use seed_oss::SEED_OSS;
 pub use smollm3::SMOLLM3;
 pub use stablelm::STABLELM;
@@ -176,6 +176,7 @@ pub static ALL: &[&Architecture] = &[
     &MINICPM3,
     &QWEN2_MOE,
     &QWEN3_VL_MOE,
+    &QWEN3_OMNI_MOE,
     &DOTS1,
     &ERNIE4_5_MOE,
     &GLM4_MOE,

@@ -330,7 +330,9 @@ fn architecture(root: &Object<'_>) -> Result<&'static Architecture> {
 /// Whether the head is the embedding: as the whole configuration says, or the text model's in it.
 fn tied(whole: &Object<'_>, text: &Object<'_>) -> Result<Option<bool>> {
     const KEY: &str = "tie_word_embeddings";
-    Ok(whole.bool(KEY)?.or(text.bool(KEY)?))
+    let around = class::around_text(whole)?;
+    let around = around.map_or(Ok(None), |around| around.bool(KEY))?;
+    Ok(whole.bool(KEY)?.or(around).or(text.bool(KEY)?))
 }
 
 /// Layers that predict further tokens, which releases hold behind the model's own (GLM-4.5, DeepSeek V3).
