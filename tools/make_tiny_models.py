@@ -179,6 +179,11 @@ def internlm2_tensors(tensors, config):
     return made
 
 
+def exaone(config):
+    """The class of the published files, in place of Llama's, which transformers saves."""
+    return config | {"architectures": ["ExaoneForCausalLM"]}
+
+
 def hunyuan_moe(config):
     """Numbers for each layer, as Tencent publishes them."""
     layers = config["num_hidden_layers"]
@@ -591,6 +596,16 @@ MODELS = {
                           "tie_word_embeddings": True, "sliding_window": 4, "routed_scaling_factor": 1.7,
                           "layer_types": ["sliding_attention", "full_attention"], "bos_token_id": "[BOS]",
                           "eos_token_id": "<|endofturn|>", "pad_token_id": "[PAD]"} | rope(1000000.0)),
+    # transformers computes it as Llama; names of tensors and the class are those of published files
+    "exaone": ("Llama", "exaone", BRIEF | {"vocab": 3, "config": "ExaoneConfig", "rewrite": exaone},
+               GQA | EXAONE | {"intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True}
+               | rope(500000.0, "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=2.0,
+                      original_max_position_embeddings=16)),
+    # the first layer sees everything and does not rotate
+    "granite_swa": ("GraniteSWA", "granite", BRIEF | {"vocab": 3},
+                    GQA | GRANITE | {"intermediate_size": 32, "sliding_window": 4, "layer_rope_theta": [0.0, 30000.0],
+                                     "attention_multiplier": 0.3, "embedding_multiplier": 6.0, "residual_multiplier": 0.4,
+                                     "logits_scaling": 3.0} | rope(30000.0)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
     "gemma3-images": ("Gemma3", "gemma", BRIEF_SPM | {"around": SIGLIP | {"mm_tokens_per_image": 1}},
                       GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 8,

@@ -137,6 +137,31 @@ const LLAMA_ITSELF: Architecture = Architecture {
     ..USUAL
 };
 
+/// With the defaults of transformers' `IQuestCoderConfig`.
+static IQUEST_CODER_KEYS: [HfKey; 14] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 76_800.0),
+    number(Field::Hidden, &["hidden_size"], 5120.0),
+    number(Field::Layers, &["num_hidden_layers"], 80.0),
+    number(Field::Heads, &["num_attention_heads"], 40.0),
+    kv_heads(8.0),
+    key(Field::HeadDim, &["head_dim"], Silence::Number(128.0)).null(Silence::Nothing),
+    number(Field::Ffn, &["intermediate_size"], 27648.0),
+    number(Field::Context, &["max_position_embeddings"], 131_072.0),
+    number(Field::NormEpsilon, &["rms_norm_eps"], 1e-5),
+    key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::MlpBias, &["mlp_bias"], Silence::Flag(false)),
+]);
+
+/// IQuest-Coder: Llama with other defaults.
+pub static IQUEST_CODER: Architecture = Architecture {
+    hf_architectures: &["IQuestCoderForCausalLM"],
+    hf_model_types: &["iquestcoder"],
+    hf_keys: &IQUEST_CODER_KEYS,
+    hf_limits: &[only("use_sliding_window", false)],
+    ..LLAMA_ITSELF
+};
+
 /// InternLM 3: Llama with other defaults. GGUF has one name for both.
 pub static INTERNLM3: Architecture = Architecture {
     hf_architectures: &["InternLM3ForCausalLM"],

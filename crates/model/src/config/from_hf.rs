@@ -309,12 +309,21 @@ pub(super) fn read(file: &Path, stated: Option<&'static Architecture>) -> Result
     config.checked(file)
 }
 
+/// Families whose files transformers 5 saves with Llama's class, which computes them, and a `model_type` of their own.
+const AS_LLAMA: [&str; 3] = ["exaone", "internlm3", "iquestcoder"];
+
 fn architecture(root: &Object<'_>) -> Result<&'static Architecture> {
     let listed = root.array("architectures")?.unwrap_or(&[]);
     let names: Vec<&str> = listed.iter().filter_map(Value::as_str).collect();
     let model_type = root.str("model_type")?;
     // The class decides: a `model_type` of llama also serves classes that are no language models.
     let with_head = names.iter().find_map(|name| architectures::from_hf_architecture(name));
+    let with_head = match model_type.filter(|kind| AS_LLAMA.contains(kind)) {
+        Some(kind) if with_head.is_some_and(|family| family.name == architectures::LLAMA.name) => {
+            architectures::from_hf_model_type(kind)
+        }
+        _ => with_head,
+    };
     let found = match names.first() {
         Some(_) if with_head.is_none() && class::has_text_config(root) => None,
         Some(_) => with_head.or_else(|| names.iter().find_map(|name| class::family(name))),
