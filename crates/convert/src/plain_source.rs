@@ -151,11 +151,14 @@ impl<'a> PlainSource<'a> {
 
 /// The conversion that makes the numbers.
 fn plan(checkpoint: &Checkpoint, quantized: bool, threads: usize) -> Result<ConvertPlan<'_>> {
-    // Decoded numbers have few digits: 16 bits hold them as well as the published ones.
-    let dtype = match Config::from_checkpoint(checkpoint).ok().and_then(|c| c.dtype) {
-        _ if !quantized => None,
-        Some(ElementType::BF16) => Some(ElementType::BF16),
-        _ => Some(ElementType::F16),
+    // Decoded numbers have few digits: 16 bits hold them as well as the published ones. What is not quantized stays as it
+    // is where that is bf16, whatever the configuration says.
+    let stated = || Config::from_checkpoint(checkpoint).ok().and_then(|c| c.dtype);
+    let held = || checkpoint.tensors().iter().any(|t| t.element_type == ElementType::BF16);
+    let dtype = match quantized {
+        false => None,
+        true if held() || stated() == Some(ElementType::BF16) => Some(ElementType::BF16),
+        true => Some(ElementType::F16),
     };
     let options = Options { dtype, force: true, threads, ..Options::new(Target::Safetensors) };
     crate::plan(checkpoint, options)

@@ -75,7 +75,15 @@ const ANY_TEXT_MODEL: [&str; 20] = [
 ];
 
 /// Families that quern cannot compute, by their classes and names in GGUF, and why.
-const BEYOND: [(&str, &str); 2] = [("DeepseekV4ForCausalLM", COMPRESSED), ("deepseek4", COMPRESSED)];
+const BEYOND: [(&str, &str); 4] = [
+    ("DeepseekV4ForCausalLM", COMPRESSED),
+    ("deepseek4", COMPRESSED),
+    ("Cohere2MoeForCausalLM", AVERAGED),
+    ("cohere2moe", AVERAGED),
+];
+
+const AVERAGED: &str = "its mixtures average what the chosen experts and the shared ones give, and its first layers rotate \
+                        queries and keys where others without a window do not; quern computes neither";
 
 const COMPRESSED: &str = "its attention reads groups of positions that are compressed into one, beside those of a window, and \
                           its layers exchange several streams; quern computes neither";

@@ -63,15 +63,11 @@ pub fn with_plain(
 fn decoded_first(plan: &ConvertPlan<'_>) -> String {
     let (size, all) = (format::bytes(plan.tensor_bytes()), plan.rows().len());
     let lossy: Vec<_> = plan.rows().iter().filter(|row| row.fidelity == Fidelity::Lossy).collect();
-    let lost = match lossy.first() {
+    let lost = match lossy.iter().max_by_key(|row| row.bytes) {
         None => "none of its numbers changes by that".to_owned(),
-        Some(first) => {
-            format!(
-                "{} of {all} tensors are rounded by that, {} to {}",
-                lossy.len(),
-                first.from,
-                first.to.name()
-            )
+        Some(largest) => {
+            let (from, to) = (&largest.from, largest.to.name());
+            format!("{} of {all} tensors are rounded by that, {from} to {to}", lossy.len())
         }
     };
     format!("the model's numbers are written as a checkpoint of plain numbers first, {size}; {lost}")
