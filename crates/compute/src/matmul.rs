@@ -152,22 +152,34 @@ fn many_rows(
     // Two pairs of tiles at a time halve the activations' way through the caches, unless threads would idle.
     let rows: usize = weights.iter().map(Matrix::rows).sum();
     let pairs = if rows / (2 * gemm::TASK_ROWS) >= 4 * pool.threads() { 2 } else { 1 };
-    let task_rows = |w: &Matrix| if group(w).is_some() { pairs * gemm::TASK_ROWS } else { gemm::TASK_ROWS };
-    for_each_task(pool, weights, task_rows, |k, first| {
-        let (w, y) = (&weights[k], &outputs[k]);
-        // SAFETY: this task alone writes the rows from `first` on of output k.
-        unsafe {
-            match group(w) {
-                Some(_) if on_unit(w) => gemm::amx::blocks(level, w, first, pairs, &scratch.rows, n, y),
-                Some(Group::Of32) => gemm::blocks(level, w, first, pairs, &scratch.packed32, n, y),
-                Some(Group::Of256) => gemm::blocks(level, w, first, pairs, &scratch.packed256, n, y),
-                None if floats_on_unit => {
-                    gemm::amx::floats(level, w, first, &scratch.float_rows, n, y);
+    let on_any_unit = |w: &&Matrix| on_unit(w) || floats_on_unit && group(w).is_none();
+    let on_unit_pairs = weights.iter().filter(on_any_unit).map(|w| w.rows().div_ceil(gemm::TASK_ROWS)).sum();
+    let on_unit_pairs = gemm::amx::pairs_of_a_task(on_unit_pairs, n, pool.threads());
+    let pairs_of = |w: &Matrix| match group(w) {
+        _ if on_any_unit(&w) => on_unit_pairs,
+        Some(_) => pairs,
+        None => 1,
+    };
+    for_each_task(
+        pool,
+        weights,
+        |w| pairs_of(w) * gemm::TASK_ROWS,
+        |k, first| {
+            let (w, y, pairs) = (&weights[k], &outputs[k], pairs_of(&weights[k]));
+            // SAFETY: this task alone writes the rows from `first` on of output k.
+            unsafe {
+                match group(w) {
+                    Some(_) if on_unit(w) => gemm::amx::blocks(level, w, first, pairs, &scratch.rows, n, y),
+                    Some(Group::Of32) => gemm::blocks(level, w, first, pairs, &scratch.packed32, n, y),
+                    Some(Group::Of256) => gemm::blocks(level, w, first, pairs, &scratch.packed256, n, y),
+                    None if floats_on_unit => {
+                        gemm::amx::floats(level, w, first, pairs, &scratch.float_rows, n, y);
+                    }
+                    None => gemm::floats(level, w, first, x, n, y),
                 }
-                None => gemm::floats(level, w, first, x, n, y),
             }
-        }
-    });
+        },
+    );
 }
 
 /// One parallel region over pieces of `task_rows` rows of all matrices: `body(matrix, first row)`.

@@ -37,6 +37,8 @@ use unpack::Q3_ZERO;
 
 /// Weight rows of a pair of tiles.
 pub(crate) const TASK_ROWS: usize = 32;
+/// Pairs of tiles that are multiplied together: they stay in the first-level cache.
+pub(crate) const GROUP: usize = 2;
 /// Columns of a tile.
 pub(crate) const DEPTH: usize = 256;
 /// Activation rows (columns of the product) in a [`Pack`].
@@ -154,17 +156,21 @@ pub(crate) unsafe fn blocks(
     let mut raw = unpack::Raw::ZERO;
     let mut kept = Kept::take();
     let size = n.next_multiple_of(COLUMNS) * TASK_ROWS;
-    let (tiles, sums) = kept.of(pairs, pairs * size);
+    let (tiles, sums) = kept.of(pairs.min(GROUP), pairs * size);
     for depth in 0..w.columns().div_ceil(DEPTH) {
-        for (i, tile) in tiles.as_flattened_mut().iter_mut().enumerate() {
-            unpack::tile(level, w, first + 16 * i, depth, &mut raw, tile);
-        }
-        for (i, start) in (0..size).step_by(COLUMNS * TASK_ROWS).enumerate() {
-            let used = (n - i * COLUMNS).min(COLUMNS);
-            packed.prefetch(depth, i + 1);
-            for (tiles, sums) in tiles.iter().zip(sums.chunks_exact_mut(size)) {
-                let sums = &mut sums[start..start + COLUMNS * TASK_ROWS];
-                multiply(level, form, tiles, packed.get(depth, i), used, sums);
+        // The first group reads the activations of these columns, later ones find them in the second-level cache.
+        for (group, sums) in sums.chunks_mut(GROUP * size).enumerate() {
+            let tiles = &mut tiles[..sums.len() / size];
+            for (i, tile) in tiles.as_flattened_mut().iter_mut().enumerate() {
+                unpack::tile(level, w, first + group * GROUP * TASK_ROWS + 16 * i, depth, &mut raw, tile);
+            }
+            for (i, start) in (0..size).step_by(COLUMNS * TASK_ROWS).enumerate() {
+                let used = (n - i * COLUMNS).min(COLUMNS);
+                packed.prefetch(depth, i + 1);
+                for (tiles, sums) in tiles.iter().zip(sums.chunks_exact_mut(size)) {
+                    let sums = &mut sums[start..start + COLUMNS * TASK_ROWS];
+                    multiply(level, form, tiles, packed.get(depth, i), used, sums);
+                }
             }
         }
     }
@@ -179,7 +185,6 @@ pub(crate) unsafe fn blocks(
 #[derive(Default)]
 struct Kept {
     tiles: Vec<[Tile; 2]>,
-    planes: Vec<[amx::Planes; 2]>,
     sums: Vec<f32>,
 }
 
@@ -212,11 +217,9 @@ impl Taken {
         (tiles, zeros(&mut kept.sums, sums))
     }
 
-    /// So many pairs of planes, whatever they hold, and zeros.
-    fn of_planes(&mut self, pairs: usize, sums: usize) -> (&mut [[amx::Planes; 2]], &mut [f32]) {
-        let kept = &mut *self.0;
-        let planes = at_least(&mut kept.planes, pairs, &[amx::Planes::ZERO; 2]);
-        (planes, zeros(&mut kept.sums, sums))
+    /// So many numbers, whatever they are.
+    fn unset_sums(&mut self, sums: usize) -> &mut [f32] {
+        at_least(&mut self.0.sums, sums, &0.0)
     }
 
     /// Zeros.
@@ -277,7 +280,11 @@ unsafe fn store(w: &Matrix, first: usize, sums: &[f32], n: usize, y: &Shared) {
     for (i, sums) in sums.chunks_exact(TASK_ROWS).take(n).enumerate() {
         // SAFETY: guaranteed by the caller.
         let y = unsafe { y.slice(i * w.rows() + first, rows) };
-        y.copy_from_slice(&sums[..rows]);
+        match (y.first_chunk_mut::<TASK_ROWS>(), sums.first_chunk()) {
+            // Of known length, without a call.
+            (Some(y), Some(sums)) => *y = *sums,
+            _ => y.copy_from_slice(&sums[..rows]),
+        }
         if let Some(scales) = scales {
             (first..).zip(y).for_each(|(row, y)| *y *= scales.row(row)[0]);
         }

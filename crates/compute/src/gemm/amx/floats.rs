@@ -7,6 +7,7 @@
 // Loops count halves and rows and index several things by them.
 #![allow(clippy::needless_range_loop)]
 
+use super::rows::{SECOND_LEVEL, prefetch};
 use super::unit::Hardware;
 use super::{BLOCK_ROWS, FROM, Unit};
 use crate::gemm::floats::Widened;
@@ -221,18 +222,27 @@ mod x86 {
     }
 }
 
-/// Multiplies 32 weight rows from `first` on (or as many as there are) with all activations. `y` is the output
-/// `[n][rows]`; only these rows are written.
+/// Multiplies `pairs` times 32 weight rows from `first` on (or as many as there are) with all activations. `y` is the
+/// output `[n][rows]`; only these rows are written.
 ///
 /// # Safety
 /// Nobody else uses these rows of `y`.
-pub(crate) unsafe fn floats(level: Level, w: &Matrix, first: usize, rows: &FloatRows, n: usize, y: &Shared) {
+pub(crate) unsafe fn floats(
+    level: Level,
+    w: &Matrix,
+    first: usize,
+    pairs: usize,
+    rows: &FloatRows,
+    n: usize,
+    y: &Shared,
+) {
     let Some(unit) = Hardware::new() else { return };
     // SAFETY: guaranteed by the caller.
-    unsafe { floats_on(&unit, level, w, first, rows, n, y) };
+    unsafe { floats_on(&unit, level, w, (first, pairs), rows, n, y) };
 }
 
-/// The same on any unit.
+/// The same on any unit. As for blocks, all activations of 256 columns are multiplied with all weight rows of the task before
+/// those of the next columns are.
 ///
 /// # Safety
 /// Nobody else uses these rows of `y`.
@@ -240,32 +250,44 @@ pub(super) unsafe fn floats_on<U: Unit>(
     unit: &U,
     level: Level,
     w: &Matrix,
-    first: usize,
+    (first, pairs): (usize, usize),
     rows: &FloatRows,
     n: usize,
     y: &Shared,
 ) {
     let parts = parts(w);
+    let pairs = pairs.min((w.rows() - first).div_ceil(TASK_ROWS));
     let mut widened = Widened::new(TASK_ROWS);
     let mut planes = vec![Planes([[[[0; 16]; 16]; STEPS]; 3]); 2];
     let Some(planes) = planes.first_chunk_mut::<2>() else { return };
     let mut exact = FloatSums([[[0.0; 16]; BLOCK_ROWS]; 4]);
     let mut kept = Kept::take();
-    let sums = kept.sums(n.next_multiple_of(BLOCK_ROWS) * TASK_ROWS);
+    let size = n.next_multiple_of(BLOCK_ROWS) * TASK_ROWS;
+    let sums = kept.sums(pairs * size);
     for depth in 0..w.columns().div_ceil(DEPTH) {
         let columns = DEPTH.min(w.columns() - depth * DEPTH);
-        widened.fill(level, w, first, depth * DEPTH, columns);
-        let Some(tile) = widened.whole(columns) else { return };
-        cut_tile(level, tile, parts, planes);
-        let b = [0, 1].map(|half: usize| planes[half].0.as_ptr().cast());
         let blocks = &rows.blocks[depth * rows.groups..][..rows.groups];
-        for (blocks, sums) in blocks.chunks(2).zip(sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS)) {
-            let a = [&blocks[0], &blocks[blocks.len() - 1]].map(|b| b.0.as_ptr().cast());
-            // SAFETY: tiles of blocks and planes.
-            unsafe { unit.product_of_floats(a, b, (columns.div_ceil(32), parts), &mut exact) };
-            add(level, &exact, sums);
+        for (pair, sums) in sums.chunks_exact_mut(size).enumerate() {
+            widened.fill(level, w, first + pair * TASK_ROWS, depth * DEPTH, columns);
+            let Some(tile) = widened.whole(columns) else { return };
+            cut_tile(level, tile, parts, planes);
+            let b = [0, 1].map(|half: usize| planes[half].0.as_ptr().cast());
+            for (step, sums) in sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS).enumerate() {
+                let here = &blocks[2 * step..blocks.len().min(2 * step + 2)];
+                if pair == 0 {
+                    // Later pairs find them there.
+                    let next = blocks.len().min(2 * step + 2)..blocks.len().min(2 * step + 4);
+                    prefetch::<SECOND_LEVEL, _>(&blocks[next], 0, 1);
+                }
+                let a = [&here[0], &here[here.len() - 1]].map(|b| b.0.as_ptr().cast());
+                // SAFETY: tiles of blocks and planes.
+                unsafe { unit.product_of_floats(a, b, (columns.div_ceil(32), parts), &mut exact) };
+                add(level, &exact, sums);
+            }
         }
     }
-    // SAFETY: guaranteed by the caller.
-    unsafe { store(w, first, sums, n, y) };
+    for (i, sums) in sums.chunks_exact(size).enumerate() {
+        // SAFETY: guaranteed by the caller.
+        unsafe { store(w, first + i * TASK_ROWS, sums, n, y) };
+    }
 }

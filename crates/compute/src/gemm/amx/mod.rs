@@ -11,9 +11,14 @@
 //! value                 = dx * (d * sum + dmin * sum of minima)
 //! ```
 //!
-//! The minima are multiplied with sums of activations on the unit too: a sum of 16 activations is `4 (a + b + c + d) +
-//! rest` with four signed bytes and a rest of -3 to 3. Types with a float scale for each 16 or 32 values stay with VNNI:
-//! in steps of 32 values, after each of which sums are scaled, the unit had 0.8 to 1.1 times its speed on Sapphire Rapids.
+//! The minima are multiplied with sums of activations on the unit too, as numbers of bf16: a sum of 16 activations is a
+//! multiple of 16 and a rest, each of at most 7 bits, and all products and their sums are integers that f32 holds. Types
+//! with a float scale for each 16 or 32 values stay with VNNI: in steps of 32 values, after each of which sums are scaled,
+//! the unit had 0.8 to 1.1 times its speed on Sapphire Rapids.
+//!
+//! All activations of 256 columns are multiplied with all weight rows of a task before those of the next columns are: a
+//! task reads them from the third-level cache once, as slow as memory on these processors, and while they are used
+//! prefetches the next ones into the second-level cache.
 
 mod floats;
 mod planes;
@@ -34,14 +39,16 @@ use crate::Matrix;
 use crate::matmul::Shared;
 use crate::simd::Level;
 use floats::FloatSums;
-pub(super) use planes::Planes;
-use rows::Block;
+use planes::Planes;
+use rows::{Block, SECOND_LEVEL, prefetch};
 use unit::Hardware;
 
 /// Activation rows of a [`Block`].
 pub(crate) const BLOCK_ROWS: usize = 16;
 /// From this many activation rows on, the unit is faster than vectors.
 pub(crate) const FROM: usize = 16;
+/// The most sums of a task, so that they stay in the second-level cache beside the activations of 256 columns.
+const MOST_SUMS: usize = 6 * 512 * TASK_ROWS;
 
 /// Sums of a product: four tiles of `[16 activation rows][16 weight rows]`: activation block 0 with weight tiles 0 and
 /// 1, then block 1 with both.
@@ -58,11 +65,11 @@ impl Sums {
 #[repr(C, align(64))]
 pub(crate) struct Products {
     planes: Sums,
-    minima: [[[i32; 16]; BLOCK_ROWS]; 2],
+    minima: [[[f32; 16]; BLOCK_ROWS]; 2],
 }
 
 impl Products {
-    const ZERO: Products = Products { planes: Sums::ZERO, minima: [[[0; 16]; BLOCK_ROWS]; 2] };
+    const ZERO: Products = Products { planes: Sums::ZERO, minima: [[[0.0; 16]; BLOCK_ROWS]; 2] };
 }
 
 /// What multiplies: the matrix unit, or in tests its specification. Tiles of 16 rows lie 64 bytes a row, and those of one
@@ -81,25 +88,26 @@ pub(super) trait Unit {
     /// Something was started.
     unsafe fn finish(&self, sums: &mut Sums);
 
-    /// Starts a block of activations times the low planes of two weight tiles, and times the high ones: four steps of 64
-    /// values, all signed.
+    /// Starts parts of sums of activations times minima: a step of 32 values of bf16.
     ///
     /// # Safety
-    /// The memory of all steps may be read.
-    unsafe fn start_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2]);
+    /// The memory of the step may be read.
+    unsafe fn start_minima(&self, parts: *const u8, minima: [*const u8; 2]);
 
-    /// Starts, beside these or alone, parts of sums of activations, which are signed, times minima, which are not: two
-    /// steps of 64 values.
-    ///
-    /// # Safety
-    /// The memory of both steps may be read.
-    unsafe fn start_minima(&self, parts: *const i8, minima: [*const u8; 2]);
-
-    /// Sets what [`Unit::start_planes`] and [`Unit::start_minima`] started.
+    /// Sets what [`Unit::start_minima`] started.
     ///
     /// # Safety
     /// That was started.
-    unsafe fn finish_planes<const MINIMA: bool>(&self, products: &mut Products);
+    unsafe fn finish_minima(&self, minima: &mut [[[f32; 16]; BLOCK_ROWS]; 2]);
+
+    /// Starts a block of activations times the low planes of two weight tiles, and times the high ones, without any step.
+    fn start_planes(&self);
+
+    /// Adds a step of 64 values, all signed, to what [`Unit::start_planes`] started; [`Unit::finish`] sets it.
+    ///
+    /// # Safety
+    /// The memory of the step may be read.
+    unsafe fn step_of_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2]);
 
     /// Sets `sums` to two blocks of activations, each in three parts of bf16, times two weight tiles in `parts` parts, of
     /// 32 values a step and 8 steps a part: the products of part i and part j with i + j below 3.
@@ -179,20 +187,25 @@ unsafe fn blocks_on<U: Unit>(
     let pairs = pairs.min((w.rows() - first).div_ceil(TASK_ROWS));
     let mut raw = unpack::Raw::ZERO;
     let mut tile = Tile::ZERO;
+    let mut weights = [Planes::ZERO; 2];
     let mut kept = Kept::take();
     let size = n.next_multiple_of(BLOCK_ROWS) * TASK_ROWS;
-    let (weights, sums) = kept.of_planes(pairs, pairs * size);
+    // Set by the first depth.
+    let sums = kept.unset_sums(pairs * size);
     for depth in 0..w.columns().div_ceil(DEPTH) {
-        for (i, planes) in weights.as_flattened_mut().iter_mut().enumerate() {
-            unpack::tile(level, w, first + 16 * i, depth, &mut raw, &mut tile);
-            planes.fill(level, form, kind, &tile);
-        }
-        let blocks = rows.blocks(depth);
-        for (weights, sums) in weights.iter().zip(sums.chunks_exact_mut(size)) {
+        for (pair, sums) in sums.chunks_exact_mut(size).enumerate() {
+            for (half, planes) in weights.iter_mut().enumerate() {
+                let row = first + pair * TASK_ROWS + 16 * half;
+                unpack::tile(level, w, row, depth, &mut raw, &mut tile);
+                planes.fill(level, form, kind, &tile);
+            }
+            let next = rows.blocks(depth + 1);
+            let next = &next[next.len() * pair / pairs..next.len() * (pair + 1) / pairs];
+            let work = Work { first: depth == 0, weights: &weights, blocks: rows.blocks(depth), next };
             match kind {
-                Kind::Whole { minima } => whole(unit, level, minima, weights, blocks, sums),
-                Kind::Split { minima: true } => split::<U, true>(unit, level, weights, blocks, sums),
-                Kind::Split { minima: false } => split::<U, false>(unit, level, weights, blocks, sums),
+                Kind::Whole { minima } => whole(unit, level, minima, work, sums),
+                Kind::Split { minima: true } => split::<U, true>(unit, level, work, sums),
+                Kind::Split { minima: false } => split::<U, false>(unit, level, work, sums),
             }
         }
     }
@@ -202,84 +215,104 @@ unsafe fn blocks_on<U: Unit>(
     }
 }
 
+/// A pair of weight tiles and all activations of 256 columns.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    /// Whether these are the first columns, so that sums are set.
+    first: bool,
+    weights: &'a [Planes; 2],
+    blocks: &'a [Block],
+    /// Activations of the next columns that are to be prefetched meanwhile.
+    next: &'a [Block],
+}
+
+/// How many pairs of weight tiles a task takes where a product of `n` activation rows has `pairs` of them: many, for each
+/// task reads the activations once, but so that threads get equal shares.
+pub(crate) fn pairs_of_a_task(pairs: usize, n: usize, threads: usize) -> usize {
+    // The cost for the thread that has most: a pair costs 2, reading the activations 1.
+    let cost = |each: usize| pairs.div_ceil(each).div_ceil(threads) * (2 * each + 1);
+    let most = MOST_SUMS / (n * TASK_ROWS);
+    (1..=most.clamp(2, 6)).rev().min_by_key(|&each| cost(each)).unwrap_or(1)
+}
+
 /// Adds all activations times a pair of weight tiles to `sums` (`[activation rows][32]`), with one scale for 256 values
-/// and two planes. While vectors scale one product the unit computes the next.
-fn split<U: Unit, const MINIMA: bool>(
-    unit: &U,
-    level: Level,
-    weights: &[Planes; 2],
-    blocks: &[Block],
-    sums: &mut [f32],
-) {
-    let mut products = Products::ZERO;
-    let start = |block: &Block| {
-        let low = weights.each_ref().map(|w| w.low.as_ptr().cast());
-        let high = weights.each_ref().map(|w| w.high.as_ptr().cast());
-        // SAFETY: four steps of codes, two of parts and minima, as the fields' types say.
-        unsafe {
-            unit.start_planes(block.codes.as_ptr().cast(), [low, high]);
+/// and two planes. While the unit computes a product, vectors scale the last one, a quarter of it after each step: a core
+/// looks ahead over some 500 instructions, fewer than a product and its scaling are.
+fn split<U: Unit, const MINIMA: bool>(unit: &U, level: Level, work: Work<'_>, sums: &mut [f32]) {
+    let Work { first, weights, blocks, next } = work;
+    let [mut products, mut last] = [Products::ZERO, Products::ZERO];
+    let mut sums = sums.chunks_mut(BLOCK_ROWS * TASK_ROWS);
+    for i in 0..=blocks.len() {
+        let (block, mut scaled) =
+            (blocks.get(i), i.checked_sub(1).and_then(|i| blocks.get(i).zip(sums.next())));
+        if let Some(block) = block {
+            prefetch::<SECOND_LEVEL, _>(next, i, blocks.len());
             if MINIMA {
                 let minima = weights.each_ref().map(|w| w.minima.as_ptr().cast());
-                unit.start_minima(block.parts.as_ptr().cast(), minima);
+                // SAFETY: a step, as the fields' types say.
+                unsafe { unit.start_minima(block.parts.as_ptr().cast(), minima) };
+            }
+            unit.start_planes();
+        }
+        for step in 0..4 {
+            if let Some(block) = block {
+                let low = weights.each_ref().map(|w| w.low.as_chunks::<16>().0[step].as_ptr().cast());
+                let high = weights.each_ref().map(|w| w.high.as_chunks::<16>().0[step].as_ptr().cast());
+                // SAFETY: a step, as the fields' types say; the minima were started.
+                unsafe {
+                    unit.step_of_planes(block.codes[step].as_ptr().cast(), [low, high]);
+                    if MINIMA && step == 1 {
+                        unit.finish_minima(&mut products.minima);
+                    }
+                }
+            }
+            if let Some((block, sums)) = &mut scaled {
+                let exact = scale::Exact {
+                    low: &last.planes.0[..2],
+                    high: Some(&last.planes.0[2..]),
+                    minima: MINIMA.then_some(&last.minima[..]),
+                };
+                scale::quarter(level, first, weights, block, exact, step, sums);
             }
         }
-    };
-    let Some(first) = blocks.first() else { return };
-    start(first);
-    // SAFETY: it was started.
-    unsafe { unit.finish_planes::<MINIMA>(&mut products) };
-    for (i, sums) in sums.chunks_mut(BLOCK_ROWS * TASK_ROWS).enumerate() {
-        let next = blocks.get(i + 1);
-        if let Some(next) = next {
-            start(next);
-        }
-        if let Some(one_after) = blocks.get(i + 2) {
-            one_after.prefetch();
-        }
-        let exact = scale::Exact {
-            low: &products.planes.0[..2],
-            high: Some(&products.planes.0[2..]),
-            minima: MINIMA.then_some(&products.minima[..]),
-        };
-        scale::of256(level, weights, &blocks[i], exact, sums);
-        if next.is_some() {
+        if block.is_some() {
             // SAFETY: it was started.
-            unsafe { unit.finish_planes::<MINIMA>(&mut products) };
+            unsafe { unit.finish(&mut products.planes) };
         }
+        std::mem::swap(&mut products, &mut last);
     }
 }
 
 /// The same with one plane.
-fn whole<U: Unit>(
-    unit: &U,
-    level: Level,
-    minima: bool,
-    weights: &[Planes; 2],
-    blocks: &[Block],
-    sums: &mut [f32],
-) {
+fn whole<U: Unit>(unit: &U, level: Level, minima: bool, work: Work<'_>, sums: &mut [f32]) {
+    let Work { first, weights, blocks, next } = work;
     let mut codes = Sums::ZERO;
-    let mut of_minima = [Products::ZERO, Products::ZERO];
-    for (blocks, sums) in blocks.chunks(2).zip(sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS)) {
+    let mut of_minima = [[[[0.0; 16]; BLOCK_ROWS]; 2]; 2];
+    let steps = blocks.len().div_ceil(2);
+    for (step, sums) in sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS).enumerate() {
+        prefetch::<SECOND_LEVEL, _>(next, step, steps);
+        let blocks = &blocks[2 * step..blocks.len().min(2 * step + 2)];
         let low = weights.each_ref().map(|w| w.low.as_ptr().cast());
         let a = [&blocks[0], &blocks[blocks.len() - 1]].map(|block| block.codes.as_ptr().cast());
-        // SAFETY: four steps of codes, two of parts and minima, as the fields' types say.
+        // SAFETY: four steps of codes, one of parts and minima, as the fields' types say.
         unsafe {
             unit.start(a, low, 4);
             unit.finish(&mut codes);
             for (block, products) in blocks.iter().zip(&mut of_minima).filter(|_| minima) {
                 let minima = weights.each_ref().map(|w| w.minima.as_ptr().cast());
                 unit.start_minima(block.parts.as_ptr().cast(), minima);
-                unit.finish_planes::<true>(products);
+                unit.finish_minima(products);
             }
         }
         for (i, (block, sums)) in blocks.iter().zip(sums.chunks_mut(BLOCK_ROWS * TASK_ROWS)).enumerate() {
             let exact = scale::Exact {
                 low: &codes.0[2 * i..2 * i + 2],
                 high: None,
-                minima: minima.then_some(&of_minima[i].minima[..]),
+                minima: minima.then_some(&of_minima[i][..]),
             };
-            scale::of256(level, weights, block, exact, sums);
+            for quarter in 0..4 {
+                scale::quarter(level, first, weights, block, exact, quarter, sums);
+            }
         }
     }
 }

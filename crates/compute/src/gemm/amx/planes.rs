@@ -20,8 +20,8 @@ pub(crate) struct Planes {
     pub low: [Words; 64],
     /// The other bits.
     pub high: [Words; 64],
-    /// Minima of each 16 values, times 4, for each of the four parts of a sum; then, in the second step, minima once.
-    pub minima: [Words; 32],
+    /// Minima of each 16 values as bf16, once for each of the two parts of a sum.
+    pub minima: [Words; 16],
     /// What sums are multiplied by.
     pub d: [f32; 16],
     /// What sums of minima are multiplied by.
@@ -32,7 +32,7 @@ impl Planes {
     pub const ZERO: Planes = Planes {
         low: [[0; 16]; 64],
         high: [[0; 16]; 64],
-        minima: [[0; 16]; 32],
+        minima: [[0; 16]; 16],
         d: [0.0; 16],
         dmin: [0.0; 16],
     };
@@ -61,19 +61,12 @@ impl Planes {
         }
     }
 
-    /// Lays out the minima, each of which is for `each` times 16 values.
+    /// Lays out the minima, each of which is for `each` times 16 values: integers of up to 6 bits, so that bf16 holds them.
     fn minima(&mut self, tile: &Tile, each: usize) {
         self.dmin = tile.dmin;
-        for j in 0..16 {
-            let minima = &tile.minima[j / each];
-            for row in 0..16 {
-                self.minima[j][row] = minima[row] * 0x0404_0404;
-            }
-        }
-        for step in 0..4 {
-            for row in 0..16 {
-                let minimum = |j: usize| tile.minima[(4 * step + j) / each][row] << (8 * j);
-                self.minima[16 + step][row] = minimum(0) | minimum(1) | minimum(2) | minimum(3);
+        for (j, words) in self.minima.iter_mut().enumerate() {
+            for (word, &minimum) in words.iter_mut().zip(&tile.minima[j / each]) {
+                *word = ((minimum as i32 as f32).to_bits() >> 16) * 0x0001_0001;
             }
         }
     }

@@ -12,30 +12,34 @@ use crate::simd::{Level, Op, dispatch};
 pub(crate) struct Block {
     /// Steps of 64 columns, 64 bytes of each row.
     pub codes: [[[i8; 64]; BLOCK_ROWS]; 4],
-    /// The sums of each 16 codes: four parts that add up to a quarter of it; then, in the second step, what is left,
-    /// for 16 sums.
-    pub parts: [[[i8; 64]; BLOCK_ROWS]; 2],
+    /// The sums of each 16 codes as two numbers of bf16: a multiple of 16, and what is left.
+    pub parts: [[[u16; 2]; 16]; BLOCK_ROWS],
     /// Scales.
     pub d: [f32; BLOCK_ROWS],
 }
 
 impl Block {
     pub const ZERO: Block =
-        Block { codes: [[[0; 64]; BLOCK_ROWS]; 4], parts: [[[0; 64]; BLOCK_ROWS]; 2], d: [0.0; BLOCK_ROWS] };
+        Block { codes: [[[0; 64]; BLOCK_ROWS]; 4], parts: [[[0; 2]; 16]; BLOCK_ROWS], d: [0.0; BLOCK_ROWS] };
+}
 
-    /// Prefetches codes and parts.
-    #[inline]
-    pub fn prefetch(&self) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let start = std::ptr::from_ref(self).cast::<i8>();
-            for at in (0..size_of_val(&self.codes) + size_of_val(&self.parts)).step_by(64) {
-                // SAFETY: a prefetch reads nothing, and the address is within the block.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(start.add(at)) };
-            }
+/// The second-level cache as the hint of the prefetch instruction.
+pub(super) const SECOND_LEVEL: i32 = 2;
+
+/// Prefetches part `i` of `n` of the memory of `blocks`.
+#[inline]
+pub(super) fn prefetch<const LEVEL: i32, T>(blocks: &[T], i: usize, n: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::_mm_prefetch;
+        let (start, lines) = (blocks.as_ptr().cast::<i8>(), size_of_val(blocks) / 64);
+        for line in lines * i / n..lines * (i + 1) / n {
+            // SAFETY: a prefetch reads nothing, and the address is within the blocks.
+            unsafe { _mm_prefetch::<LEVEL>(start.add(64 * line)) };
         }
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (blocks, i, n);
 }
 
 /// All activations of a product: `[depth][n / 16]` blocks.
@@ -50,9 +54,9 @@ struct Slots(*mut Block);
 unsafe impl Sync for Slots {}
 
 impl Rows {
-    /// The blocks of all rows, columns from `256 * depth` on.
+    /// The blocks of all rows, columns from `256 * depth` on; none behind the last column.
     pub fn blocks(&self, depth: usize) -> &[Block] {
-        &self.blocks[depth * self.groups..][..self.groups]
+        self.blocks.get(depth * self.groups..(depth + 1) * self.groups).unwrap_or_default()
     }
 
     /// Quantizes and lays out `x` (`[n][columns]`); what is missing to whole blocks is zero.
@@ -90,15 +94,13 @@ fn place(level: Level, x: &[f32], row: usize, block: &mut Block) {
         step[row] = *codes;
     }
     block.d[row] = d[0];
-    let [parts, rest] = &mut block.parts;
-    dispatch(level, Parts { sums: &sums, parts: &mut parts[row], rest: &mut rest[row] });
+    dispatch(level, Parts { sums: &sums, parts: &mut block.parts[row] });
 }
 
-/// Takes sums of up to 16 * 127 in absolute value apart: `4 (a + b + c + d) + rest`.
+/// Takes sums of up to 16 * 127 in absolute value apart: each part has at most 7 bits, so that bf16 holds it.
 struct Parts<'a> {
     sums: &'a [i16; 16],
-    parts: &'a mut [i8; 64],
-    rest: &'a mut [i8; 64],
+    parts: &'a mut [[u16; 2]; 16],
 }
 
 impl Op for Parts<'_> {
@@ -106,13 +108,9 @@ impl Op for Parts<'_> {
 
     #[inline(always)]
     fn call(self) {
-        for (j, &sum) in self.sums.iter().enumerate() {
-            self.rest[j] = (sum & 3) as i8;
-            let quarter = sum >> 2;
-            // The floors of (q + p) / 4 for p = 0 to 3 add up to q.
-            for p in 0..4 {
-                self.parts[4 * j + p as usize] = ((quarter + p) >> 2) as i8;
-            }
+        for (&sum, parts) in self.sums.iter().zip(self.parts) {
+            let rest = sum & 15;
+            *parts = [sum - rest, rest].map(|part| (f32::from(part).to_bits() >> 16) as u16);
         }
     }
 }

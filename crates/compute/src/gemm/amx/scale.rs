@@ -10,19 +10,32 @@ use crate::gemm::TASK_ROWS;
 use crate::simd::Level;
 
 /// `[16 activation rows][16 weight rows]`.
-type Tile = [[i32; 16]; BLOCK_ROWS];
+type Tile<T> = [[T; 16]; BLOCK_ROWS];
 
 /// Exact sums of 16 activation rows with two weight tiles: of low planes, of high planes, of minima.
 #[derive(Clone, Copy)]
 pub(super) struct Exact<'a> {
-    pub low: &'a [Tile],
-    pub high: Option<&'a [Tile]>,
-    pub minima: Option<&'a [Tile]>,
+    pub low: &'a [Tile<i32>],
+    pub high: Option<&'a [Tile<i32>]>,
+    pub minima: Option<&'a [Tile<f32>]>,
 }
 
-/// Adds `dx * (d * (low + 128 * high) + dmin * minima)` to `sums` (`[16][32]`).
-pub(super) fn of256(level: Level, weights: &[Planes; 2], block: &Block, exact: Exact<'_>, sums: &mut [f32]) {
-    let Some(rows) = sums.as_chunks_mut::<TASK_ROWS>().0.first_chunk_mut::<BLOCK_ROWS>() else { return };
+/// Activation rows that [`quarter`] scales.
+const QUARTER: usize = BLOCK_ROWS / 4;
+
+/// Adds `dx * (d * (low + 128 * high) + dmin * minima)` to `sums` (`[16][32]`), or sets them if these are the first: for
+/// one quarter of the activation rows.
+pub(super) fn quarter(
+    level: Level,
+    first: bool,
+    weights: &[Planes; 2],
+    block: &Block,
+    exact: Exact<'_>,
+    quarter: usize,
+    sums: &mut [f32],
+) {
+    let rows = sums.as_chunks_mut::<TASK_ROWS>().0.as_chunks_mut::<QUARTER>().0;
+    let Some(rows) = rows.get_mut(quarter) else { return };
     let Exact { low, high, minima } = exact;
     assert!(low.len() == 2 && high.is_none_or(|h| h.len() == 2) && minima.is_none_or(|m| m.len() == 2));
     #[cfg(target_arch = "x86_64")]
@@ -30,23 +43,31 @@ pub(super) fn of256(level: Level, weights: &[Planes; 2], block: &Block, exact: E
         // SAFETY: the CPU has the level.
         return unsafe {
             match (high, minima) {
-                (None, None) => x86::of256::<false, false>(weights, block, [low; 3], rows),
-                (None, Some(m)) => x86::of256::<false, true>(weights, block, [low, low, m], rows),
-                (Some(h), None) => x86::of256::<true, false>(weights, block, [low, h, low], rows),
-                (Some(h), Some(m)) => x86::of256::<true, true>(weights, block, [low, h, m], rows),
+                (None, None) => {
+                    x86::quarter::<false, false>(first, weights, block, quarter, [low; 2], &[], rows)
+                }
+                (None, Some(m)) => {
+                    x86::quarter::<false, true>(first, weights, block, quarter, [low; 2], m, rows)
+                }
+                (Some(h), None) => {
+                    x86::quarter::<true, false>(first, weights, block, quarter, [low, h], &[], rows)
+                }
+                (Some(h), Some(m)) => {
+                    x86::quarter::<true, true>(first, weights, block, quarter, [low, h], m, rows)
+                }
             }
         };
     }
     let _ = level;
-    for (row, sums) in rows.iter_mut().enumerate() {
+    for (row, sums) in (QUARTER * quarter..).zip(rows) {
         for (at, sum) in sums.iter_mut().enumerate() {
             let (half, lane) = (at / 16, at % 16);
             let whole = low[half][row][lane] + high.map_or(0, |high| high[half][row][lane] << 7);
             let mut value = weights[half].d[lane] * whole as f32;
             if let Some(minima) = minima {
-                value = (minima[half][row][lane] as f32).mul_add(weights[half].dmin[lane], value);
+                value = minima[half][row][lane].mul_add(weights[half].dmin[lane], value);
             }
-            *sum = value.mul_add(block.d[row], *sum);
+            *sum = value.mul_add(block.d[row], if first { 0.0 } else { *sum });
         }
     }
 }
@@ -55,7 +76,7 @@ pub(super) fn of256(level: Level, weights: &[Planes; 2], block: &Block, exact: E
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK_ROWS, Block, Planes, TASK_ROWS, Tile};
+    use super::{Block, Planes, QUARTER, TASK_ROWS, Tile};
 
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -71,36 +92,37 @@ mod x86 {
         unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
     }
 
-    /// The two halves of a row of sums, changed by `f`.
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    fn update(sums: &mut [f32; TASK_ROWS], half: usize, f: impl FnOnce(__m512) -> __m512) {
-        let part = &mut sums.as_chunks_mut::<16>().0[half];
-        // SAFETY: 16 values.
-        unsafe { _mm512_storeu_ps(part.as_mut_ptr(), f(_mm512_loadu_ps(part.as_ptr()))) }
-    }
-
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) fn of256<const HIGH: bool, const MINIMA: bool>(
+    pub(super) fn quarter<const HIGH: bool, const MINIMA: bool>(
+        first: bool,
         weights: &[Planes; 2],
         block: &Block,
-        [low, high, minima]: [&[Tile]; 3],
-        rows: &mut [[f32; TASK_ROWS]; BLOCK_ROWS],
+        quarter: usize,
+        [low, high]: [&[Tile<i32>]; 2],
+        minima: &[Tile<f32>],
+        rows: &mut [[f32; TASK_ROWS]; QUARTER],
     ) {
+        // Sums that are set are not read.
+        let read = if first { 0 } else { !0 };
         for half in 0..2 {
             let (d, dmin) = (numbers(&weights[half].d), numbers(&weights[half].dmin));
-            let (low, high, minima) = (&low[half], &high[half], &minima[half]);
-            for row in 0..BLOCK_ROWS {
+            let (low, high) = (&low[half], &high[half]);
+            for (row, sums) in (QUARTER * quarter..).zip(&mut *rows) {
                 let mut whole = integers(&low[row]);
                 if HIGH {
                     whole = _mm512_add_epi32(whole, _mm512_slli_epi32::<7>(integers(&high[row])));
                 }
                 let mut value = _mm512_mul_ps(d, _mm512_cvtepi32_ps(whole));
                 if MINIMA {
-                    value = _mm512_fmadd_ps(_mm512_cvtepi32_ps(integers(&minima[row])), dmin, value);
+                    value = _mm512_fmadd_ps(numbers(&minima[half][row]), dmin, value);
                 }
                 let dx = _mm512_set1_ps(block.d[row]);
-                update(&mut rows[row], half, |sum| _mm512_fmadd_ps(value, dx, sum));
+                let sums = sums.as_chunks_mut::<16>().0[half].as_mut_ptr();
+                // SAFETY: 16 values.
+                unsafe {
+                    let sum = _mm512_maskz_loadu_ps(read, sums);
+                    _mm512_storeu_ps(sums, _mm512_fmadd_ps(value, dx, sum));
+                }
             }
         }
     }

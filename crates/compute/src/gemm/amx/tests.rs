@@ -27,8 +27,14 @@ impl Plain {
     }
 }
 
-/// Rows of 64 bytes of activations times words of weights.
-unsafe fn tile<const SIGNED: bool>(a: *const i8, b: *const u8, steps: usize) -> [[i32; 16]; BLOCK_ROWS] {
+/// A number of bf16.
+unsafe fn number(p: *const u8) -> f64 {
+    // SAFETY: guaranteed by the caller.
+    f64::from(f32::from_bits(u32::from(unsafe { p.cast::<u16>().read() }) << 16))
+}
+
+/// Rows of 64 bytes of activations times words of weights, all signed.
+unsafe fn tile(a: *const i8, b: *const u8, steps: usize) -> [[i32; 16]; BLOCK_ROWS] {
     let mut sums = [[0; 16]; BLOCK_ROWS];
     for step in 0..steps {
         for (row, sums) in sums.iter_mut().enumerate() {
@@ -41,8 +47,7 @@ unsafe fn tile<const SIGNED: bool>(a: *const i8, b: *const u8, steps: usize) -> 
                             *b.add(step * 1024 + k / 4 * 64 + 4 * column + k % 4),
                         )
                     };
-                    let w = if SIGNED { i32::from(w as i8) } else { i32::from(w) };
-                    *sum += i32::from(x) * w;
+                    *sum += i32::from(x) * i32::from(w as i8);
                 }
             }
         }
@@ -53,7 +58,7 @@ unsafe fn tile<const SIGNED: bool>(a: *const i8, b: *const u8, steps: usize) -> 
 impl Unit for Plain {
     unsafe fn start(&self, a: [*const i8; 2], b: [*const u8; 2], steps: usize) {
         // SAFETY: guaranteed by the caller.
-        let tiles = std::array::from_fn(|i| unsafe { tile::<true>(a[i / 2], b[i % 2], steps) });
+        let tiles = std::array::from_fn(|i| unsafe { tile(a[i / 2], b[i % 2], steps) });
         self.tiles.borrow_mut().planes = Sums(tiles);
     }
 
@@ -61,22 +66,36 @@ impl Unit for Plain {
         *sums = self.tiles.borrow().planes.clone();
     }
 
-    unsafe fn start_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2]) {
-        // SAFETY: guaranteed by the caller.
-        let tiles = std::array::from_fn(|i| unsafe { tile::<true>(a, planes[i / 2][i % 2], 4) });
-        self.tiles.borrow_mut().planes = Sums(tiles);
+    fn start_planes(&self) {
+        self.tiles.borrow_mut().planes = Sums::ZERO;
     }
 
-    unsafe fn start_minima(&self, parts: *const i8, minima: [*const u8; 2]) {
-        // SAFETY: guaranteed by the caller.
-        self.tiles.borrow_mut().minima = minima.map(|minima| unsafe { tile::<false>(parts, minima, 2) });
-    }
-
-    unsafe fn finish_planes<const MINIMA: bool>(&self, products: &mut Products) {
-        products.planes = self.tiles.borrow().planes.clone();
-        if MINIMA {
-            products.minima = self.tiles.borrow().minima;
+    unsafe fn step_of_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2]) {
+        for (i, sums) in self.tiles.borrow_mut().planes.0.iter_mut().enumerate() {
+            // SAFETY: guaranteed by the caller.
+            let step = unsafe { tile(a, planes[i / 2][i % 2], 1) };
+            for (sum, step) in sums.as_flattened_mut().iter_mut().zip(step.as_flattened()) {
+                *sum += step;
+            }
         }
+    }
+
+    unsafe fn start_minima(&self, parts: *const u8, minima: [*const u8; 2]) {
+        let product = |minima: *const u8, row: usize, column: usize| -> f64 {
+            let terms = (0..32).map(|k| {
+                let (x, minimum) = (64 * row + 2 * k, k / 2 * 64 + 4 * column + k % 2 * 2);
+                // SAFETY: guaranteed by the caller.
+                unsafe { number(parts.wrapping_add(x)) * number(minima.wrapping_add(minimum)) }
+            });
+            terms.sum()
+        };
+        self.tiles.borrow_mut().minima = minima.map(|minima| {
+            std::array::from_fn(|row| std::array::from_fn(|column| product(minima, row, column) as f32))
+        });
+    }
+
+    unsafe fn finish_minima(&self, minima: &mut [[[f32; 16]; BLOCK_ROWS]; 2]) {
+        *minima = self.tiles.borrow().minima;
     }
 
     unsafe fn product_of_floats(
@@ -86,9 +105,6 @@ impl Unit for Plain {
         (steps, parts): (usize, usize),
         sums: &mut FloatSums,
     ) {
-        // SAFETY: guaranteed by the caller.
-        let number =
-            |p: *const u8| unsafe { f64::from(f32::from_bits(u32::from(p.cast::<u16>().read()) << 16)) };
         for (at, tile) in sums.0.iter_mut().enumerate() {
             for (row, sums) in tile.iter_mut().enumerate() {
                 for (column, sum) in sums.iter_mut().enumerate() {
@@ -96,9 +112,10 @@ impl Unit for Plain {
                     for (i, j) in (0..parts).flat_map(|j| (0..3 - j).map(move |i| (i, j))) {
                         for k in 0..32 * steps {
                             let (step, k) = (1024 * (k / 32), k % 32);
-                            let x = number(a[at / 2].wrapping_add(8192 * i + step + 64 * row + 2 * k));
-                            let word = 8192 * j + step + k / 2 * 64 + 4 * column;
-                            total += x * number(b[at % 2].wrapping_add(word + k % 2 * 2));
+                            let x = a[at / 2].wrapping_add(8192 * i + step + 64 * row + 2 * k);
+                            let word = 8192 * j + step + k / 2 * 64 + 4 * column + k % 2 * 2;
+                            // SAFETY: guaranteed by the caller.
+                            total += unsafe { number(x) * number(b[at % 2].wrapping_add(word)) };
                         }
                     }
                     *sum = total as f32;
@@ -232,7 +249,7 @@ fn products_of_floats_are_those_of_f32() {
             let check = |name: &str, run: &dyn Fn(usize, &Shared)| {
                 let mut y = vec![f32::NAN; n * rows];
                 let shared = Shared::new(&mut y);
-                (0..rows).step_by(gemm::TASK_ROWS).for_each(|first| run(first, &shared));
+                (0..rows).step_by(2 * gemm::TASK_ROWS).for_each(|first| run(first, &shared));
                 for (at, (y, (sum, size))) in y.iter().zip(&exact).enumerate() {
                     let off = (f64::from(*y) - sum).abs();
                     assert!(off <= size * 3e-7, "{element_type} {name} {n} {at}: {y} {sum}");
@@ -240,12 +257,12 @@ fn products_of_floats_are_those_of_f32() {
             };
             // SAFETY: nobody else uses y.
             check("plain", &|first, y| unsafe {
-                floats_on(&Plain::new(), Level::best(), &w, first, &packed, n, y);
+                floats_on(&Plain::new(), Level::best(), &w, (first, 2), &packed, n, y);
             });
             if let Some(unit) = Hardware::new() {
                 // SAFETY: nobody else uses y.
                 check("unit", &|first, y| unsafe {
-                    floats_on(&unit, Level::best(), &w, first, &packed, n, y);
+                    floats_on(&unit, Level::best(), &w, (first, 2), &packed, n, y);
                 });
             }
         }
@@ -267,8 +284,9 @@ fn sums_are_taken_apart_exactly() {
                 for j in 0..16 {
                     let codes = &block.codes[j / 4][row][16 * (j % 4)..][..16];
                     let sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
-                    let parts = block.parts[0][row][4 * j..][..4].iter().map(|&p| i32::from(p)).sum::<i32>();
-                    assert_eq!(4 * parts + i32::from(block.parts[1][row][j]), sum);
+                    let parts = block.parts[row][j].map(|part| f32::from_bits(u32::from(part) << 16));
+                    assert_eq!(parts[0] + parts[1], sum as f32);
+                    assert!(parts[0] % 16.0 == 0.0 && (0.0..16.0).contains(&parts[1]));
                 }
             }
         }

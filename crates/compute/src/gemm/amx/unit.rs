@@ -9,7 +9,7 @@
 //! waiting instructions, and vectors could not work meanwhile.
 
 use super::floats::FloatSums;
-use super::{Products, Sums, Unit};
+use super::{BLOCK_ROWS, Sums, Unit};
 
 /// The matrix unit of this CPU; made by [`Hardware::new`] only where there is one that may be used.
 pub(super) struct Hardware(());
@@ -114,12 +114,24 @@ impl Unit for Hardware {
     }
 
     #[inline(always)]
-    unsafe fn start_planes(&self, a: *const i8, [low, high]: [[*const u8; 2]; 2]) {
+    fn start_planes(&self) {
+        // SAFETY: the tiles are configured while `self` lives.
+        unsafe {
+            std::arch::asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                options(nostack, nomem),
+            );
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn step_of_planes(&self, a: *const i8, [low, high]: [[*const u8; 2]; 2]) {
         // SAFETY: as for `start`.
         unsafe {
             std::arch::asm!(
-                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-                "2:",
                 "tileloadd tmm6, [{a} + {stride}*1]",
                 "tileloadd tmm7, [{l0} + {stride}*1]",
                 "tdpbssd tmm0, tmm6, tmm7",
@@ -129,15 +141,11 @@ impl Unit for Hardware {
                 "tdpbssd tmm2, tmm6, tmm7",
                 "tileloadd tmm7, [{h1} + {stride}*1]",
                 "tdpbssd tmm3, tmm6, tmm7",
-                "add {a}, 1024", "add {l0}, 1024", "add {l1}, 1024", "add {h0}, 1024", "add {h1}, 1024",
-                "dec {steps}",
-                "jnz 2b",
-                a = inout(reg) a => _,
-                l0 = inout(reg) low[0] => _,
-                l1 = inout(reg) low[1] => _,
-                h0 = inout(reg) high[0] => _,
-                h1 = inout(reg) high[1] => _,
-                steps = inout(reg) 4usize => _,
+                a = in(reg) a,
+                l0 = in(reg) low[0],
+                l1 = in(reg) low[1],
+                h0 = in(reg) high[0],
+                h1 = in(reg) high[1],
                 stride = in(reg) 64usize,
                 options(nostack, readonly),
             );
@@ -145,21 +153,16 @@ impl Unit for Hardware {
     }
 
     #[inline(always)]
-    unsafe fn start_minima(&self, parts: *const i8, minima: [*const u8; 2]) {
+    unsafe fn start_minima(&self, parts: *const u8, minima: [*const u8; 2]) {
         // SAFETY: as for `start`.
         unsafe {
             std::arch::asm!(
                 "tilezero tmm4", "tilezero tmm5",
                 "tileloadd tmm6, [{a} + {stride}*1]",
                 "tileloadd tmm7, [{m0} + {stride}*1]",
-                "tdpbsud tmm4, tmm6, tmm7",
+                "tdpbf16ps tmm4, tmm6, tmm7",
                 "tileloadd tmm7, [{m1} + {stride}*1]",
-                "tdpbsud tmm5, tmm6, tmm7",
-                "tileloadd tmm6, [{a} + {stride}*1 + 1024]",
-                "tileloadd tmm7, [{m0} + {stride}*1 + 1024]",
-                "tdpbsud tmm4, tmm6, tmm7",
-                "tileloadd tmm7, [{m1} + {stride}*1 + 1024]",
-                "tdpbsud tmm5, tmm6, tmm7",
+                "tdpbf16ps tmm5, tmm6, tmm7",
                 a = in(reg) parts,
                 m0 = in(reg) minima[0],
                 m1 = in(reg) minima[1],
@@ -170,19 +173,16 @@ impl Unit for Hardware {
     }
 
     #[inline(always)]
-    unsafe fn finish_planes<const MINIMA: bool>(&self, products: &mut Products) {
-        // SAFETY: the planes are four tiles, the minima two.
+    unsafe fn finish_minima(&self, minima: &mut [[[f32; 16]; BLOCK_ROWS]; 2]) {
+        // SAFETY: two tiles.
         unsafe {
-            self.finish(&mut products.planes);
-            if MINIMA {
-                std::arch::asm!(
-                    "tilestored [{c} + {stride}*1], tmm4",
-                    "tilestored [{c} + {stride}*1 + 1024], tmm5",
-                    stride = in(reg) 64usize,
-                    c = in(reg) products.minima.as_mut_ptr(),
-                    options(nostack),
-                );
-            }
+            std::arch::asm!(
+                "tilestored [{c} + {stride}*1], tmm4",
+                "tilestored [{c} + {stride}*1 + 1024], tmm5",
+                stride = in(reg) 64usize,
+                c = in(reg) minima.as_mut_ptr(),
+                options(nostack),
+            );
         }
     }
 
@@ -293,9 +293,10 @@ impl Unit for Hardware {
 impl Unit for Hardware {
     unsafe fn start(&self, _: [*const i8; 2], _: [*const u8; 2], _: usize) {}
     unsafe fn finish(&self, _: &mut Sums) {}
-    unsafe fn start_planes(&self, _: *const i8, _: [[*const u8; 2]; 2]) {}
-    unsafe fn start_minima(&self, _: *const i8, _: [*const u8; 2]) {}
-    unsafe fn finish_planes<const MINIMA: bool>(&self, _: &mut Products) {}
+    fn start_planes(&self) {}
+    unsafe fn step_of_planes(&self, _: *const i8, _: [[*const u8; 2]; 2]) {}
+    unsafe fn start_minima(&self, _: *const u8, _: [*const u8; 2]) {}
+    unsafe fn finish_minima(&self, _: &mut [[[f32; 16]; BLOCK_ROWS]; 2]) {}
     unsafe fn product_of_floats(
         &self,
         _: [*const u8; 2],
