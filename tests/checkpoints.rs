@@ -102,6 +102,7 @@ fn what_wrappers_put_in_front_of_names_is_seen_through() {
         "base_model.model.",
         "pretrained_model.",
         "language_model.",
+        "thinker.",
         "model.",
         "module.model.",
     ] {
@@ -122,6 +123,39 @@ fn what_wrappers_put_in_front_of_names_is_seen_through() {
     let inside = |name: &str| name.replace(".mlp.", "._orig_mod.mlp.");
     Tensors::read(dir.path()).rename(inside).write(dir.path());
     assert_eq!(generated(dir.path()), usual);
+}
+
+#[test]
+fn the_thinker_of_an_omni_model_is_the_model_by_itself() {
+    let usual = generated(&fixture("architectures/qwen3_moe"));
+    let (dir, out) = (tiny_copy("qwen3_moe"), tempfile::tempdir().unwrap());
+    let mut tensors = Tensors::read(dir.path()).rename(|name| format!("thinker.{name}"));
+    for tower in ["thinker.visual.norm", "thinker.audio_tower.proj1", "talker.model.norm", "code2wav.decoder"]
+    {
+        tensors.add(&format!("{tower}.weight"), "F16", &[2], vec![0; 4]);
+    }
+    tensors.write(dir.path());
+    let file = dir.path().join("config.json");
+    let mut inner: serde_json::Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    inner["model_type"] = "qwen3_omni_moe_text".into();
+    let whole = serde_json::json!({
+        "architectures": ["Qwen3OmniMoeForConditionalGeneration"],
+        "model_type": "qwen3_omni_moe",
+        "thinker_config": { "text_config": inner, "vision_config": {}, "audio_config": {} },
+        "talker_config": {},
+    });
+    fs::write(&file, whole.to_string()).unwrap();
+    assert_eq!(generated(dir.path()), usual);
+    let note = "4 tensors of audio_tower, code2wav, talker, visual are left out";
+    let summary = stdout(&quern(["inspect", text(dir.path())]));
+    assert!(summary.contains("f16, 16.00 bits per weight") && summary.contains(note), "{summary}");
+    assert_eq!(generated(&to_gguf(dir.path(), out.path(), "out.gguf")), usual);
+    // All of it stays where nothing has to be left out.
+    let (same, nf4) = (out.path().join("same"), out.path().join("nf4"));
+    stdout(&quern(["convert", text(dir.path()), "--to", "safetensors", "-o", text(&same)]));
+    assert_eq!(Tensors::read(&same).0.len(), Tensors::read(dir.path()).0.len());
+    stdout(&quern(["quantize", text(dir.path()), "--to", "nf4", "-o", text(&nf4)]));
+    assert!(Tensors::read(&nf4).0.iter().all(|t| t.0.starts_with("model.") || t.0.starts_with("lm_head.")));
 }
 
 #[test]

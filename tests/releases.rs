@@ -314,3 +314,38 @@ fn experts_in_one_tensor_are_those_in_many() {
     let args = ["quantize", together.path().to_str().unwrap(), "--to", "q8_0", "-o", small.to_str().unwrap()];
     stdout(&quern(args));
 }
+
+#[test]
+fn a_dry_run_says_what_becomes_of_a_release_and_writes_nothing() {
+    let fp8 = fp8_experts(false);
+    let gpt_oss = fixture("packed/gpt_oss-mxfp4");
+    let of_four_bits = [(modelopt(), "nvfp4"), (compressed(), "nvfp4")];
+    let all = of_four_bits.iter().map(|(dir, scheme)| (dir.path(), *scheme, &["--allow-requantize"][..]));
+    for (path, scheme, allowed) in all.chain([(fp8.path(), "fp8", &[][..]), (&gpt_oss, "mxfp4", &[][..])]) {
+        let model = path.to_str().unwrap();
+        for to in ["gptq", "nf4", "int8", "fp8", "compressed-tensors", "q4_k_m"] {
+            let args = ["quantize", model, "--to", to, "--dry-run", "--json"];
+            // 32 columns are in no group of 128.
+            let group =
+                if matches!(to, "gptq" | "compressed-tensors") { &["--group-size", "-1"][..] } else { &[] };
+            let output = quern([&args[..], allowed, group].concat());
+            let (plan, said) = (stdout(&output), String::from_utf8_lossy(&output.stderr).into_owned());
+            let plan: Value = serde_json::from_str(&plan).expect("JSON");
+            if to == "q4_k_m" {
+                let from = |tensor: &Value| tensor["from"].as_str().unwrap().starts_with(scheme);
+                assert!(plan["tensors"].as_array().unwrap().iter().any(from), "{scheme} {to}: {plan}");
+                continue;
+            }
+            assert!(plan["bits_per_weight"].as_f64().unwrap() > 4.0, "{scheme} {to}: {plan}");
+            let first = "written as a checkpoint of plain numbers first";
+            assert!(said.contains(first), "{scheme} {to}: {said}");
+            // Codes of four bits times powers of two are in 16 bits exactly.
+            let lost = if scheme == "mxfp4" {
+                "none of its numbers changes"
+            } else {
+                "tensors are rounded by that, "
+            };
+            assert!(said.contains(lost), "{scheme} {to}: {said}");
+        }
+    }
+}

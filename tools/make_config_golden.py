@@ -43,7 +43,10 @@ CLASSES = {
     "solar_open": "SolarOpen", "cwm": "Cwm", "ministral": "Ministral", "jais2": "Jais2", "hyperclovax": "HyperCLOVAX",
     "vaultgemma": "VaultGemma", "flex_olmo": "FlexOlmo", "exaone_moe": "ExaoneMoe",
     "deepseek_v32": "DeepseekV32", "glm_moe_dsa": "GlmMoeDsa",
+    "exaone": "Llama", "iquestcoder": "Llama", "granite_swa": "GraniteSWA",
 }
+# Families without modeling code of their own.
+MODULES = {"exaone": "llama", "iquestcoder": "llama"}
 
 
 # How the modelling code of a family calls its activation, where not "hidden_act".
@@ -71,7 +74,7 @@ def sizes(given):
     kind = config.model_type
     heads, hidden, layers = config.num_attention_heads, config.hidden_size, config.num_hidden_layers
     window = getattr(config, "sliding_window", None)
-    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss", "cwm", "vaultgemma", "exaone_moe", "afmoe"):
+    if kind in ("ministral", "qwen2", "qwen3", "gemma2", "gemma3_text", "olmo3", "exaone4", "cohere2", "gpt_oss", "cwm", "vaultgemma", "exaone_moe", "afmoe", "granite_swa"):
         limited = [window is not None and t == "sliding_attention" for t in config.layer_types]
     elif kind == "llama4_text":
         window = config.attention_chunk_size
@@ -108,8 +111,8 @@ def sizes(given):
 
 def rope(given):
     config = load(given)
-    module = __import__(f"transformers.models.{config.model_type.replace('_text', '')}", fromlist=["x"])
-    code = getattr(module, f"modeling_{config.model_type.replace('_text', '')}")
+    name = MODULES.get(config.model_type, config.model_type.replace("_text", ""))
+    code = getattr(__import__(f"transformers.models.{name}", fromlist=["x"]), f"modeling_{name}")
     embedding = getattr(code, CLASSES[config.model_type] + "RotaryEmbedding")(config)
     if config.model_type in ("gemma3_text", "olmo3"):
         return {

@@ -55,7 +55,7 @@ PRE = {"llama3": "llama-bpe", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "
        "deepseek_v2": "deepseek-llm", "deepseek_v3": "deepseek-v3", "kimi_k2": "kimi-k2", "glm4_moe_lite": "glm4", "deepseek_v32": "deepseek-v3", "glm_moe_dsa": "glm4",
        "glm4": "glm4", "glm": "glm4", "cohere": "command-r",
        "hunyuan": "hunyuan-dense", "hunyuan_moe": "hunyuan", "apertus": "llama-bpe",
-       "solar_open": "solar-open", "jais2": "jais-2", "exaone_moe": "exaone-moe"}
+       "solar_open": "solar-open", "jais2": "jais-2", "exaone_moe": "exaone-moe", "exaone": "exaone", "granite_swa": "refact"}
 
 # Keys the converter reads from config.json that transformers does not (or no longer) write.
 CONFIG = {
@@ -63,7 +63,10 @@ CONFIG = {
     "afmoe": {"route_norm": True},
     "cohere2": {"rotary_pct": 1.0},
     "dots1": {"scoring_func": "sigmoid"},
+    "exaone": {"activation_function": "silu"},
     "exaone_moe": {"scoring_func": "sigmoid"},
+    # it reads this list, transformers the bases of the layers
+    "granite_swa": {"no_rope_layers": [0, 1]},
     "phi3_moe": {"architectures": ["PhiMoEForCausalLM"]},
     # without it the converter writes no key, and its loader knows the published models by their sizes
     "glm4_moe_lite": {"scoring_func": "sigmoid", "first_k_dense_replace": 1},

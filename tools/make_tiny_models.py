@@ -179,6 +179,11 @@ def internlm2_tensors(tensors, config):
     return made
 
 
+def exaone(config):
+    """The class of the published files, in place of Llama's, which transformers saves."""
+    return config | {"architectures": ["ExaoneForCausalLM"]}
+
+
 def hunyuan_moe(config):
     """Numbers for each layer, as Tencent publishes them."""
     layers = config["num_hidden_layers"]
@@ -223,7 +228,7 @@ MODELS = {
     "llama-yarn": ("Llama", "llama", {"tokenizer": {"model_file": False}},
                    SILU | {"num_key_value_heads": 1, "head_dim": 16, "attention_bias": True}
                    | rope(10000.0, "yarn", factor=4.0, original_max_position_embeddings=16)),
-    "llama-linear": ("Llama", "llama", {"old": True}, GQA | rope(10000.0, "linear", factor=2.5)),
+    "llama-linear": ("Llama", "llama", BRIEF_SPM | {"old": True}, GQA | {"intermediate_size": 32} | rope(10000.0, "linear", factor=2.5)),
     "mistral": ("Mistral", "mistral", {"old": True}, GQA | {"sliding_window": 12, "head_dim": 16} | rope(1000000.0)),
     "qwen2": ("Qwen2", "qwen2", {"old": True, "vocab": 9, "generation": SAMPLING | {"top_k": 20,
                                  "repetition_penalty": 1.05}}, GQA | QWEN | rope(1000000.0)),
@@ -233,9 +238,9 @@ MODELS = {
     "gemma2": ("Gemma2", "gemma", {"old": True, "dtype": torch.bfloat16},
                GQA | {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 12, "final_logit_softcapping": 8.0,
                       "attn_logit_softcapping": 5.0} | rope()),
-    "gemma3": ("Gemma3", "gemma", {},
-               GQA | {"num_hidden_layers": 7, "intermediate_size": 48, "num_key_value_heads": 1, "head_dim": 16,
-                      "query_pre_attn_scalar": 16, "sliding_window": 12, "rope_parameters": {
+    "gemma3": ("Gemma3", "gemma", BRIEF_SPM,
+               GQA | {"num_hidden_layers": 7, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 8,
+                      "query_pre_attn_scalar": 8, "sliding_window": 4, "rope_parameters": {
                           "full_attention": {"rope_theta": 1000000.0, "rope_type": "linear", "factor": 8.0},
                           "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"}}}),
     # as the smaller models: layers of two kinds, vectors of each token in each layer, the last two layers with the keys
@@ -285,7 +290,7 @@ MODELS = {
     "gpt2": ("GPT2", "gpt2", {}, {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128,
              "layer_norm_epsilon": 2e-3} | TEXT_END),
     "gpt_neox": ("GPTNeoX", "gpt_neox", {"vocab": 7}, NEOX | {"use_parallel_residual": True, "rotary_pct": 0.25}),
-    "gpt_neox-sequential": ("GPTNeoX", "gpt_neox", {"old": True}, NEOX | {"use_parallel_residual": False, "rotary_pct": 0.5}),
+    "gpt_neox-sequential": ("GPTNeoX", "gpt_neox", BRIEF | {"old": True}, NEOX | {"intermediate_size": 48, "use_parallel_residual": False, "rotary_pct": 0.5}),
     "mixtral": ("Mixtral", "mistral", {"old": True},
                 GQA | {"intermediate_size": 48, "num_local_experts": 4, "num_experts_per_tok": 2} | rope(1000000.0)),
     "qwen3_moe": ("Qwen3Moe", "qwen3", {},
@@ -319,8 +324,8 @@ MODELS = {
                                  "residual_multiplier": 0.22, "logits_scaling": 2.5} | rope(10000000.0)),
     "olmo2": ("Olmo2", "olmo2", {"old": True, "vocab": 5}, GQA | OLMO | rope(500000.0)),
     # three layers of four under a window, the fourth with a scaled rope
-    "olmo3": ("Olmo3", "olmo2", {},
-              SILU | OLMO | {"num_hidden_layers": 4, "intermediate_size": 48, "sliding_window": 12, "rope_parameters": {
+    "olmo3": ("Olmo3", "olmo2", BRIEF,
+              SILU | OLMO | {"num_hidden_layers": 4, "intermediate_size": 32, "sliding_window": 4, "rope_parameters": {
                   "full_attention": {"rope_theta": 500000.0, "rope_type": "yarn", "factor": 4.0, "beta_fast": 16.0,
                                      "beta_slow": 2.0, "attention_factor": 1.25,
                                      "original_max_position_embeddings": 16},
@@ -329,8 +334,8 @@ MODELS = {
               GQA | SMOL | {"intermediate_size": 96}
               | rope(10000.0, "yarn", factor=4.0, beta_fast=16.0, beta_slow=2.0, original_max_position_embeddings=16)),
     # three layers of four under a window; the fourth does not rotate
-    "exaone4": ("Exaone4", "exaone4", {"old": True, "vocab": 2},
-                GQA | EXAONE | {"num_hidden_layers": 4, "intermediate_size": 48, "sliding_window": 12, "head_dim": 16}
+    "exaone4": ("Exaone4", "exaone4", {"old": True, "vocab": 2, "prompts": BRIEF["prompts"]},
+                GQA | EXAONE | {"num_hidden_layers": 4, "intermediate_size": 32, "sliding_window": 4, "head_dim": 12}
                 | rope(1000000.0, "llama3", factor=16.0, low_freq_factor=1.0, high_freq_factor=2.0,
                        original_max_position_embeddings=16)),
     "cohere2": ("Cohere2", "cohere", {"old": True},
@@ -349,8 +354,8 @@ MODELS = {
     "olmo": ("Olmo", "gpt_neox", {"old": True, "vocab": 3} | BRIEF,
              {k: v for k, v in GQA.items() if k != "rms_norm_eps"} | TEXT_END | {"intermediate_size": 48, "clip_qkv": 0.9, "tie_word_embeddings": True}
              | rope(50000.0)),
-    "olmoe": ("Olmoe", "gpt_neox", {"vocab": 2},
-              GQA | TEXT_END | {"intermediate_size": 48, "rms_norm_eps": 1e-5, "num_experts": 4, "num_experts_per_tok": 3}
+    "olmoe": ("Olmoe", "gpt_neox", BRIEF | {"vocab": 2},
+              GQA | TEXT_END | {"intermediate_size": 32, "rms_norm_eps": 1e-5, "num_experts": 4, "num_experts_per_tok": 3}
               | rope(30000.0)),
     # every other layer under a window
     "gpt_oss": ("GptOss", "gpt_oss", {"old": True, "vocab": 3, "tokenizer": {"merges": 24},
@@ -429,8 +434,8 @@ MODELS = {
                             beta_slow=2.0, mscale=1.0, mscale_all_dim=1.0)),
     "glm_moe_dsa": ("GlmMoeDsa", "glm4_moe", {"tokenizer": {"merges": 24}, "indexed": 0.005, "prompts": ["It was a dark"]},
                     LAYER | GLM | INDEXER | {"bos_token_id": None} | LATENT_MOE | {
-                        "num_hidden_layers": 3, "first_k_dense_replace": 2, "n_routed_experts": 3,
-                        "q_lora_rank": 24, "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
+                        "num_hidden_layers": 3, "intermediate_size": 32, "first_k_dense_replace": 2, "n_routed_experts": 3,
+                        "moe_intermediate_size": 16, "qk_nope_head_dim": 16, "q_lora_rank": 24, "n_group": 1, "topk_group": 1, "norm_topk_prob": True,
                         "routed_scaling_factor": 1.8, "n_shared_experts": 1, "scoring_func": "sigmoid",
                         "indexer_types": ["full", "shared", "full"], "num_nextn_predict_layers": 0}
                     | rope(1000000.0)),
@@ -482,8 +487,8 @@ MODELS = {
                           | SHORTEST,
                           GRANITE_HYBRID | {"num_local_experts": 3, "num_experts_per_tok": 2, "intermediate_size": 16,
                                             "shared_intermediate_size": 32}),
-    "qwen3_5_moe": ("Qwen3_5Moe", "qwen35", {"vocab": 4, "seed": 8, "class": "Qwen3_5MoeForCausalLM", "dtype": torch.bfloat16,
-                                             "config": "Qwen3_5MoeTextConfig", "prompts": SHORT},
+    "qwen3_5_moe": ("Qwen3_5Moe", "qwen35", BRIEF | {"vocab": 4, "seed": 8, "class": "Qwen3_5MoeForCausalLM", "dtype": torch.bfloat16,
+                                                     "config": "Qwen3_5MoeTextConfig"},
                     {k: v for k, v in GQA.items() if k != "intermediate_size"} | QWEN | DELTA | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 32,
                                           "num_experts": 3, "num_experts_per_tok": 2}
                     | rope(10000000.0, partial_rotary_factor=0.5, mrope_section=[2, 1, 1], mrope_interleaved=True)),
@@ -591,22 +596,32 @@ MODELS = {
                           "tie_word_embeddings": True, "sliding_window": 4, "routed_scaling_factor": 1.7,
                           "layer_types": ["sliding_attention", "full_attention"], "bos_token_id": "[BOS]",
                           "eos_token_id": "<|endofturn|>", "pad_token_id": "[PAD]"} | rope(1000000.0)),
+    # transformers computes it as Llama; names of tensors and the class are those of published files
+    "exaone": ("Llama", "exaone", BRIEF | {"vocab": 3, "config": "ExaoneConfig", "rewrite": exaone},
+               GQA | EXAONE | {"intermediate_size": 32, "head_dim": 8, "tie_word_embeddings": True}
+               | rope(500000.0, "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=2.0,
+                      original_max_position_embeddings=16)),
+    # the first layer sees everything and does not rotate
+    "granite_swa": ("GraniteSWA", "granite", BRIEF | {"vocab": 3},
+                    GQA | GRANITE | {"intermediate_size": 32, "sliding_window": 4, "layer_rope_theta": [0.0, 30000.0],
+                                     "attention_multiplier": 0.3, "embedding_multiplier": 6.0, "residual_multiplier": 0.4,
+                                     "logits_scaling": 3.0} | rope(30000.0)),
     # Multimodal releases: "around" is the configuration around the text model's; the logits are those of text alone.
-    "gemma3-images": ("Gemma3", "gemma", {"around": SIGLIP | {"mm_tokens_per_image": 1}},
-                      GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 16,
-                             "query_pre_attn_scalar": 16, "sliding_window": 12, "rope_parameters": {
+    "gemma3-images": ("Gemma3", "gemma", BRIEF_SPM | {"around": SIGLIP | {"mm_tokens_per_image": 1}},
+                      GQA | {"num_hidden_layers": 6, "intermediate_size": 32, "num_key_value_heads": 1, "head_dim": 8,
+                             "query_pre_attn_scalar": 8, "sliding_window": 4, "rope_parameters": {
                                  "full_attention": {"rope_theta": 1000000.0, "rope_type": "linear", "factor": 8.0},
                                  "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"}}}),
-    "mistral3": ("Mistral3", "mistral", {"around": PIXTRAL | {"tie_word_embeddings": False}},
-                 GQA | {"model_type": "mistral", "head_dim": 16, "sliding_window": None} | rope(1000000.0)),
+    "mistral3": ("Mistral3", "mistral", BRIEF_SPM | {"around": PIXTRAL | {"tie_word_embeddings": False}},
+                 GQA | {"model_type": "mistral", "intermediate_size": 32, "head_dim": 12, "sliding_window": None} | rope(1000000.0)),
     # positions beyond the original context of 16 scale the queries
     "ministral3": ("Mistral3", "mistral", {"around": PIXTRAL | {"tie_word_embeddings": True}},
                    GQA | {"model_type": "ministral3", "head_dim": 16, "pad_token_id": None, "sliding_window": None, "tie_word_embeddings": True}
                    | rope(1000000.0, "yarn", factor=16.0, original_max_position_embeddings=16, beta_fast=24.0,
                           beta_slow=2.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.3)),
-    "ministral3-text": ("Ministral3", "mistral", {},
-                        GQA | {"head_dim": 16, "sliding_window": None, "pad_token_id": None}
-                        | rope(1000000.0, "yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=24.0,
+    "ministral3-text": ("Ministral3", "mistral", BRIEF_SPM,
+                        GQA | {"intermediate_size": 32, "head_dim": 12, "sliding_window": None, "pad_token_id": None}
+                        | rope(1000000.0, "yarn", factor=4.0, original_max_position_embeddings=4, beta_fast=24.0,
                                beta_slow=2.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1)),
     # the published files have the text model's keys beside the tower's
     "qwen2_vl": ("Qwen2VL", "qwen2", {"old": True, "vocab": 9, "around": QWEN2_VIT}, GQA | QWEN
@@ -615,8 +630,8 @@ MODELS = {
                    GQA | QWEN | rope(1000000.0, mrope_section=[1, 1, 2])),
     "glm4v": ("Glm4v", "glm4", BRIEF | {"vocab": 3, "around": GLM4_VIT | {"tie_word_embeddings": True}},
               GQA | GLM4 | {"intermediate_size": 32} | rope(partial_rotary_factor=0.5, mrope_section=[1, 1, 0])),
-    "qwen3_vl": ("Qwen3VL", "qwen3", {"vocab": 5, "around": QWEN3_VIT | {"tie_word_embeddings": True}},
-                 GQA | QWEN | {"head_dim": 16} | rope(5000000.0, mrope_section=[4, 2, 2], mrope_interleaved=True)),
+    "qwen3_vl": ("Qwen3VL", "qwen3", BRIEF | {"vocab": 5, "around": QWEN3_VIT | {"tie_word_embeddings": True}},
+                 GQA | QWEN | {"intermediate_size": 32, "head_dim": 16} | rope(5000000.0, mrope_section=[4, 2, 2], mrope_interleaved=True)),
     # chunks and growth of queries much smaller than the published ones, so that these texts reach them
     "llama4": ("Llama4", "llama4", BRIEF | {"prompts": BRIEF["prompts"][1:], "around": LLAMA4_VIT | {"tie_word_embeddings": True}},
                SILU | LLAMA4 | {"num_hidden_layers": 4, "intermediate_size": 16, "intermediate_size_mlp": 32, "num_key_value_heads": 1,

@@ -490,6 +490,16 @@ BPE = {
                    "bos_token": BOS, "eos_token": EOS, "pad_token": PAD, "unk_token": None, "legacy": True,
                    "chat_template": DEEPSEEK_V3_CHAT},
     },
+    "exaone": {
+        "pre": sequence("pretokenizers", {"type": "Digits", "individual_digits": True}, BYTE_LEVEL),
+        "post": lambda ids: BYTE_LEVEL | {"add_prefix_space": True, "trim_offsets": False},
+        "first": [added(t) for t in ["[BOS]", "[PAD]", "[EOS]", "[UNK]"]],
+        "in_vocab": ["[BOS]", "[PAD]", "[EOS]", "[UNK]"],
+        "last": [added(t) for t in ["[|endofturn|]", "[|system|]", "[|user|]", "[|assistant|]"]],
+        "config": {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": False, "bos_token": "[BOS]",
+                   "eos_token": "[|endofturn|]", "pad_token": "[PAD]", "unk_token": "[UNK]",
+                   "chat_template": EXAONE_CHAT},
+    },
     "exaone4": {
         "pre": BYTE_LEVEL,
         "post": lambda ids: BYTE_LEVEL | {"add_prefix_space": True, "trim_offsets": False},

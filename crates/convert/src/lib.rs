@@ -19,6 +19,7 @@
 //! - [`verify()`] reads again what was written,
 //! - [`Edit`] changes metadata of a GGUF file during a conversion,
 //! - [`PlainSource`] writes a model as plain numbers for a job that needs them so.
+//!   [`PlainOutline`] is the same without the numbers, for a plan.
 
 mod cast;
 mod edit;
@@ -32,7 +33,7 @@ mod verify;
 
 pub use edit::Edit;
 pub use options::{Options, Target};
-pub use plain_source::{PlainSource, needs_plain_source};
+pub use plain_source::{PlainOutline, PlainSource, needs_plain_source};
 pub use plan::{ConvertPlan, ConvertRow, Fidelity, plan};
 pub use run::{ConvertReport, run};
 pub use verify::{Mismatch, Verification, verify};

@@ -4,21 +4,25 @@
 //! .NAME.decoded/                   a hidden folder beside the job's output NAME: the model's numbers as safetensors
 //!   .made-of.json                  the model it was made of: names, sizes and times of its files
 //! .NAME.quern-XXXXXX.part/decoded  the same for a job that begins anew whenever it was stopped
+//! .quern-plan.quern-XXXXXX.part/   in the system's folder for temporary files, for a dry run: the same without the numbers
 //! ```
 //!
 //! They are removed when the output is done. A job that was stopped and can go on where it was finds the first again;
 //! the other one is removed however the job ends.
 
+use std::env;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use quern_model::Config;
 use quern_model::contents::already_quantized;
+use quern_model::hugging_face;
 use quern_tensor_io::output::{self, ScratchFolder};
 use quern_tensor_io::scheme::Packing;
 use quern_tensor_io::{Checkpoint, Container, ElementType, Error, Progress, Result, small};
 
+use crate::sink;
 use crate::{ConvertPlan, Options, Target};
 
 /// The most bytes of a label: some lines for each file of a model.
@@ -108,14 +112,7 @@ impl<'a> PlainSource<'a> {
         if found.is_ok_and(|found| found == label) {
             return Ok(None);
         }
-        // Decoded numbers have few digits: 16 bits hold them as well as the published ones.
-        let dtype = match Config::from_checkpoint(self.checkpoint).ok().and_then(|c| c.dtype) {
-            _ if !self.quantized => None,
-            Some(ElementType::BF16) => Some(ElementType::BF16),
-            _ => Some(ElementType::F16),
-        };
-        let options = Options { dtype, force: true, threads, ..Options::new(Target::Safetensors) };
-        crate::plan(self.checkpoint, options).map(Some)
+        plan(self.checkpoint, self.quantized, threads).map(Some)
     }
 
     /// Writes what was planned. Progress as of [`crate::run()`].
@@ -149,6 +146,54 @@ impl<'a> PlainSource<'a> {
             Some(_) => Ok(()),
             None => output::discard(&self.folder),
         }
+    }
+}
+
+/// The conversion that makes the numbers.
+fn plan(checkpoint: &Checkpoint, quantized: bool, threads: usize) -> Result<ConvertPlan<'_>> {
+    // Decoded numbers have few digits: 16 bits hold them as well as the published ones. What is not quantized stays as it
+    // is where that is bf16, whatever the configuration says.
+    let stated = || Config::from_checkpoint(checkpoint).ok().and_then(|c| c.dtype);
+    let held = || checkpoint.tensors().iter().any(|t| t.element_type == ElementType::BF16);
+    let dtype = match quantized {
+        false => None,
+        true if held() || stated() == Some(ElementType::BF16) => Some(ElementType::BF16),
+        true => Some(ElementType::F16),
+    };
+    let options = Options { dtype, force: true, threads, ..Options::new(Target::Safetensors) };
+    crate::plan(checkpoint, options)
+}
+
+/// The plain form of a model without its numbers, for a plan of what would be made from it. It is removed when this is
+/// dropped.
+#[derive(Debug)]
+pub struct PlainOutline<'a> {
+    scratch: ScratchFolder,
+    plan: ConvertPlan<'a>,
+}
+
+impl<'a> PlainOutline<'a> {
+    /// Writes it, with a hole in the place of the numbers.
+    ///
+    /// # Errors
+    /// As [`crate::plan()`]; the system refuses.
+    pub fn of(checkpoint: &'a Checkpoint, threads: usize) -> Result<Self> {
+        let plan = plan(checkpoint, quantized_with(checkpoint)?.is_some(), threads)?;
+        let scratch = ScratchFolder::beside(&env::temp_dir().join("quern-plan"))?;
+        if let Some(options) = sink::directory(&plan) {
+            hugging_face::outline(scratch.path(), checkpoint, &options)?;
+        }
+        Ok(Self { scratch, plan })
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// How the numbers are made.
+    pub fn plan(&self) -> &ConvertPlan<'a> {
+        &self.plan
     }
 }
 

@@ -7,7 +7,27 @@ use quern_model::provenance::Provenance;
 use quern_tensor_io::Result;
 use quern_tensor_io::gguf::{SplitWriter, Writer};
 
-use crate::plan::{Around, ConvertPlan, figures, prefix};
+use crate::plan::{Around, ConvertPlan, Directory, figures, prefix};
+
+/// What the plan's directory will hold, where it is one.
+pub(crate) fn directory(plan: &ConvertPlan<'_>) -> Option<DirectoryOptions> {
+    match &plan.around {
+        Around::Gguf(_) => None,
+        Around::Directory(around) => Some(directory_options(plan, around)),
+    }
+}
+
+fn directory_options(plan: &ConvertPlan<'_>, around: &Directory) -> DirectoryOptions {
+    DirectoryOptions {
+        tensors: plan.tensors(),
+        config: around.config.clone(),
+        extra_files: around.files.clone(),
+        companions: around.companions,
+        force: plan.options.force,
+        inputs: plan.options.inputs.clone(),
+        shard_bytes: plan.options.shard_bytes,
+    }
+}
 
 /// The output under construction. Dropped before [`Sink::finish`], nothing remains.
 pub(crate) enum Sink {
@@ -31,15 +51,7 @@ impl Sink {
                 }
             },
             Around::Directory(around) => {
-                let written = DirectoryOptions {
-                    tensors,
-                    config: around.config.clone(),
-                    extra_files: around.files.clone(),
-                    companions: around.companions,
-                    force: options.force,
-                    inputs: options.inputs.clone(),
-                    shard_bytes: options.shard_bytes,
-                };
+                let written = directory_options(plan, around);
                 let directory = hugging_face::Directory::create(path, plan.source(), written)?;
                 let provenance = options.provenance.clone();
                 let provenance = provenance.map(|p| p.with_figures(figures(&plan.view, plan.rows())));

@@ -127,11 +127,17 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
     }
     let unread = packing.is_none();
     notes.extend(packing.iter().flatten().flat_map(|p| p.notes().iter().cloned()));
+    let mut bytes = checkpoint.tensors().iter().map(|t| t.bytes as u64).sum::<u64>();
     let (packing, held) = match (&config, packing) {
         (Some(config), Some(packing)) => {
             let contents = Contents::matched(checkpoint, config.clone(), packing);
             notes.extend(contents.note());
             let held = contents.problems().is_empty().then(|| contents.parameters());
+            if held.is_some() {
+                // Parameters do not count what is left out, such as the towers of multimodal models.
+                let of = |tensor: usize| checkpoint.tensors().get(tensor).map_or(0, |t| t.bytes as u64);
+                bytes = bytes.saturating_sub(contents.left_out().iter().map(|one| of(one.tensor)).sum());
+            }
             (contents.into_packing(), held)
         }
         (_, packing) => (packing.flatten(), None),
@@ -146,7 +152,6 @@ pub fn summarize(checkpoint: &Checkpoint) -> Summary {
         (None, None, _) => types.iter().map(|t| t.parameters).sum::<u64>(),
     };
     let quantization = packing.as_ref().map(Quantization::of);
-    let bytes = types.iter().map(|t| t.bytes).sum::<u64>();
     let sizes = config.as_ref().map_or_else(|| Sizes::of(checkpoint), sizes);
     let (tokenizer, chat_template) = match &tokenizer {
         Some(t) => (Some(tokenizer_summary(t)), t.chat_template().map(str::to_owned)),

@@ -189,6 +189,8 @@ pub enum Unrotated {
     Every(usize),
     /// Those that a sliding window does not limit, where there is a window (Cohere 2, EXAONE 4).
     Unwindowed,
+    /// Those whose entry in a list of bases of rope is zero (`layer_rope_theta` of GraniteSWA).
+    WithoutBase,
 }
 
 /// How the layers are made of a family whose mixers keep a state in all layers or some.

@@ -84,6 +84,23 @@ fn which_layers_a_window_limits_may_be_given() {
 }
 
 #[test]
+fn which_layers_rotate_may_be_given() {
+    let pattern = |name: &str, value: Value| {
+        read(name, &[rms(), ("attention.sliding_window", Value::U32(8)), ("attention.rope_pattern", value)])
+    };
+    let flags = vec![false, true, true, true, false, true, true];
+    let found = pattern("granite_swa", Value::Array(Array::Bool(flags.clone()))).unwrap();
+    assert_eq!((0..7).map(|layer| found.rotates(layer)).collect::<Vec<_>>(), flags);
+    for broken in [Value::Array(Array::Bool(vec![true])), Value::U32(1)] {
+        let message = pattern("granite_swa", broken.clone()).unwrap_err();
+        assert!(message.contains("attention.rope_pattern") && message.contains("7 layers"), "{message}");
+        // Other families have no such key.
+        assert!(pattern("granite", broken).unwrap().rotates(0));
+    }
+    assert!(read("granite_swa", &[rms()]).unwrap().rotates(0));
+}
+
+#[test]
 fn rope_scaling_is_read_as_llama_cpp_computes_it() {
     let read = |entries: &[(&str, Value)]| {
         let all: Vec<(&str, Value)> = entries.iter().cloned().chain([rms()]).collect();

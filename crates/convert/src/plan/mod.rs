@@ -195,12 +195,14 @@ fn row(view: &View<'_>, index: usize, to: ElementType) -> Result<ConvertRow> {
         let what = format!("its rows of {} values are not whole blocks of {to}", tensor.columns());
         return Err(about(view, tensor, Error::unsupported(view.checkpoint().path(), what)));
     };
+    let packed = view.packed_layers(tensor);
+    let fits = !packed.is_empty() && packed.iter().all(|layer| layer.always_fits(to));
     Ok(ConvertRow {
         name: tensor.name.clone(),
         shape: tensor.shape.clone(),
         from: view.stored_as(tensor),
         to,
-        fidelity: if cast::holds(from, to) { Fidelity::Exact } else { Fidelity::Lossy },
+        fidelity: if fits || cast::holds(from, to) { Fidelity::Exact } else { Fidelity::Lossy },
         changed: tensor.changed,
         sources: tensor.sources.clone(),
         bytes: row_bytes as u64 * tensor.rows() as u64,

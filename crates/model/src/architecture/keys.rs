@@ -294,6 +294,8 @@ pub enum GgufKey {
     WindowedHeads,
     /// `attention.sliding_window_pattern` as a flag for each layer, where there is a window (OLMo 3).
     SlidingWindowLayers,
+    /// `attention.rope_pattern`: a flag for each layer, where some do not rotate (GraniteSWA).
+    RotatedLayers,
     /// `rope.dimension_sections`: pairs of a head that follow each of the three coordinates of an image.
     RopeSections,
     /// `n_deepstack_layers`: layers to whose outputs a tower adds its own.

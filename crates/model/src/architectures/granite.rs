@@ -53,7 +53,7 @@ static HYPERCLOVA_X_KEYS: [HfKey; 18] = with_llama_keys([
 /// Every published model has the norms behind attention and network.
 const HYPERCLOVA_X_LIMITS: &[HfLimit] = &[only("use_post_norm", true)];
 
-const GGUF_KEYS: &[GgufKey] = &[
+pub(super) const GGUF_KEYS: &[GgufKey] = &[
     GgufKey::BlockCount,
     GgufKey::ContextLength,
     GgufKey::EmbeddingLength,
@@ -129,7 +129,7 @@ pub static HYPERCLOVA_X: Architecture = Architecture {
 };
 
 #[rustfmt::skip]
-const TENSORS: &[TensorTemplate] = &[
+pub(super) const TENSORS: &[TensorTemplate] = &[
     tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
     tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, Same),
     tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),

@@ -120,7 +120,11 @@ const MISTRAL3_GGUF_KEYS: &[GgufKey] = &[
 ];
 
 /// Llama: RMS norm, rotary positions, grouped-query attention, SwiGLU.
-pub static LLAMA: Architecture = LLAMA_ITSELF;
+pub static LLAMA: Architecture = Architecture {
+    // The first LLaVA, whose text model's keys are beside the tower's.
+    hf_multimodal: &[("LlavaLlamaForCausalLM", "llava_llama"), ("LlavaLlamaForCausalLM", "llava")],
+    ..LLAMA_ITSELF
+};
 
 const LLAMA_ITSELF: Architecture = Architecture {
     name: "llama",
@@ -131,6 +135,31 @@ const LLAMA_ITSELF: Architecture = Architecture {
     gguf_keys: GGUF_KEYS,
     tensors: TENSORS,
     ..USUAL
+};
+
+/// With the defaults of transformers' `IQuestCoderConfig`.
+static IQUEST_CODER_KEYS: [HfKey; 14] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 76_800.0),
+    number(Field::Hidden, &["hidden_size"], 5120.0),
+    number(Field::Layers, &["num_hidden_layers"], 80.0),
+    number(Field::Heads, &["num_attention_heads"], 40.0),
+    kv_heads(8.0),
+    key(Field::HeadDim, &["head_dim"], Silence::Number(128.0)).null(Silence::Nothing),
+    number(Field::Ffn, &["intermediate_size"], 27648.0),
+    number(Field::Context, &["max_position_embeddings"], 131_072.0),
+    number(Field::NormEpsilon, &["rms_norm_eps"], 1e-5),
+    key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::MlpBias, &["mlp_bias"], Silence::Flag(false)),
+]);
+
+/// IQuest-Coder: Llama with other defaults.
+pub static IQUEST_CODER: Architecture = Architecture {
+    hf_architectures: &["IQuestCoderForCausalLM"],
+    hf_model_types: &["iquestcoder"],
+    hf_keys: &IQUEST_CODER_KEYS,
+    hf_limits: &[only("use_sliding_window", false)],
+    ..LLAMA_ITSELF
 };
 
 /// InternLM 3: Llama with other defaults. GGUF has one name for both.
@@ -160,6 +189,7 @@ pub static CWM: Architecture = Architecture {
 pub static MISTRAL: Architecture = Architecture {
     hf_architectures: &["MistralForCausalLM", "MinistralForCausalLM"],
     hf_model_types: &["mistral", "ministral"],
+    hf_multimodal: &[("LlavaMistralForCausalLM", "llava_mistral")],
     sliding: Sliding::AllUnlessListed,
     hf_keys: &MISTRAL_KEYS,
     ..LLAMA_ITSELF

@@ -10,6 +10,7 @@ mod deepseek32;
 mod dots1;
 mod ernie4_5;
 mod ernie4_5_moe;
+mod exaone;
 mod exaone4;
 mod exaone_moe;
 mod falcon;
@@ -25,6 +26,7 @@ mod gpt_oss;
 mod granite;
 mod granite_hybrid;
 mod granite_moe;
+mod granite_swa;
 mod helium;
 mod hunyuan;
 mod hunyuan_moe;
@@ -67,6 +69,7 @@ pub use deepseek32::{DEEPSEEK_V32, GLM_MOE_DSA};
 pub use dots1::DOTS1;
 pub use ernie4_5::ERNIE4_5;
 pub use ernie4_5_moe::ERNIE4_5_MOE;
+pub use exaone::EXAONE;
 pub use exaone_moe::EXAONE_MOE;
 pub use exaone4::EXAONE4;
 pub use falcon::FALCON;
@@ -82,6 +85,7 @@ pub use gpt2::GPT2;
 pub use granite::{GRANITE, GRANITE_4, HYPERCLOVA_X};
 pub use granite_hybrid::{GRANITE_HYBRID, GRANITE_HYBRID_MOE};
 pub use granite_moe::GRANITE_MOE;
+pub use granite_swa::GRANITE_SWA;
 pub use helium::HELIUM;
 pub use hunyuan::HUNYUAN_DENSE;
 pub use hunyuan_moe::HUNYUAN_MOE;
@@ -89,7 +93,7 @@ pub use internlm2::INTERNLM2;
 pub use jais2::JAIS2;
 pub use lfm2::LFM2;
 pub use lfm2_moe::LFM2_MOE;
-pub use llama::{CWM, INTERNLM3, LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
+pub use llama::{CWM, INTERNLM3, IQUEST_CODER, LLAMA, MINISTRAL3, MISTRAL, MISTRAL3, MIXTRAL};
 pub use llama4::LLAMA4;
 pub use mamba2::MAMBA2;
 pub use minicpm::MINICPM;
@@ -107,7 +111,7 @@ pub use qwen::{QWEN2, QWEN2_VL, QWEN3, QWEN3_MOE, QWEN3_VL};
 pub use qwen2_moe::QWEN2_MOE;
 pub use qwen3_5::{QWEN3_5, QWEN3_5_MOE};
 pub use qwen3_next::QWEN3_NEXT;
-pub use qwen3_vl_moe::QWEN3_VL_MOE;
+pub use qwen3_vl_moe::{QWEN3_OMNI_MOE, QWEN3_VL_MOE};
 pub use seed_oss::SEED_OSS;
 pub use smollm3::SMOLLM3;
 pub use stablelm::STABLELM;
@@ -154,6 +158,7 @@ pub static ALL: &[&Architecture] = &[
     &GRANITE_HYBRID_MOE,
     &GRANITE_4,
     &GRANITE_MOE,
+    &GRANITE_SWA,
     &LFM2,
     &LFM2_MOE,
     &MAMBA2,
@@ -164,6 +169,7 @@ pub static ALL: &[&Architecture] = &[
     &OLMO3,
     &OLMOE,
     &ARCEE,
+    &EXAONE,
     &EXAONE4,
     &COHERE2,
     &ERNIE4_5,
@@ -176,6 +182,7 @@ pub static ALL: &[&Architecture] = &[
     &MINICPM3,
     &QWEN2_MOE,
     &QWEN3_VL_MOE,
+    &QWEN3_OMNI_MOE,
     &DOTS1,
     &ERNIE4_5_MOE,
     &GLM4_MOE,
@@ -189,6 +196,7 @@ pub static ALL: &[&Architecture] = &[
     &HUNYUAN_MOE,
     &INTERNLM2,
     &INTERNLM3,
+    &IQUEST_CODER,
     &MINICPM,
     &CHATGLM,
     &GLM4V,

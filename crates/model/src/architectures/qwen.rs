@@ -144,6 +144,10 @@ pub static QWEN2: Architecture = Architecture {
     name: "qwen2",
     hf_architectures: &["Qwen2ForCausalLM"],
     hf_model_types: &["qwen2"],
+    hf_multimodal: &[
+        ("LlavaQwenForCausalLM", "llava_qwen"),
+        ("Videollama3Qwen2ForCausalLM", "videollama3_qwen2"),
+    ],
     sliding: Sliding::FromLayer,
     hf_keys: &QWEN2_KEYS,
     gguf_keys: DENSE_GGUF_KEYS,
@@ -163,7 +167,7 @@ pub static QWEN3: Architecture = Architecture {
     ..USUAL
 };
 
-/// The text model of Qwen 2-VL and 2.5-VL: Qwen 2, whose pairs of dimensions are shared out among the coordinates of an
+/// The text model of Qwen 2-VL, 2.5-VL and 2.5-Omni: Qwen 2, whose pairs of dimensions are shared out among the coordinates of an
 /// image.
 pub static QWEN2_VL: Architecture = Architecture {
     name: "qwen2vl",
@@ -172,6 +176,9 @@ pub static QWEN2_VL: Architecture = Architecture {
     hf_multimodal: &[
         ("Qwen2VLForConditionalGeneration", "qwen2_vl_text"),
         ("Qwen2_5_VLForConditionalGeneration", "qwen2_5_vl_text"),
+        ("Qwen2_5OmniForConditionalGeneration", "qwen2_5_omni_text"),
+        ("Qwen2_5OmniModel", "qwen2_5_omni_text"),
+        ("Qwen2_5OmniThinkerForConditionalGeneration", "qwen2_5_omni_text"),
     ],
     sliding: Sliding::FromLayer,
     hf_keys: &QWEN2_VL_KEYS,
@@ -247,7 +254,7 @@ const QWEN3_TENSORS: &[TensorTemplate] = &[
 ];
 
 #[rustfmt::skip]
-const QWEN3_MOE_TENSORS: &[TensorTemplate] = &[
+pub(super) const QWEN3_MOE_TENSORS: &[TensorTemplate] = &[
     tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
     tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, Same),
     tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),

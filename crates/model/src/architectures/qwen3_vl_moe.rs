@@ -1,8 +1,9 @@
-//! The text model of Qwen 3-VL's mixtures of experts: Qwen 3's, whose releases hold all experts of a layer in one tensor,
-//! transposed.
+//! The text models of Qwen 3-VL's and Qwen 3-Omni's mixtures of experts: Qwen 3's. Releases of the first hold all experts
+//! of a layer in one tensor, transposed.
 
+use super::qwen::QWEN3_MOE_TENSORS;
 use super::table::*;
-use crate::architecture::{Alias, Architecture, Field, GgufKey, HfKey, Silence, TensorTemplate};
+use crate::architecture::{Alias, Architecture, Field, GgufKey, HfKey, HfLimit, Silence};
 
 /// With the defaults of transformers' `Qwen3VLMoeTextConfig`.
 static KEYS: [HfKey; 19] = with_llama_keys([
@@ -23,6 +24,29 @@ static KEYS: [HfKey; 19] = with_llama_keys([
     number(Field::SparseStep, &["decoder_sparse_step"], 1.0),
     always(Field::NormTopk, true),
 ]);
+
+/// With the defaults of transformers' `Qwen3OmniMoeTextConfig`.
+static OMNI_KEYS: [HfKey; 19] = with_llama_keys([
+    number(Field::Vocab, &["vocab_size"], 3584.0),
+    number(Field::Hidden, &["hidden_size"], 2048.0),
+    number(Field::Ffn, &["intermediate_size"], 18944.0),
+    number(Field::Layers, &["num_hidden_layers"], 28.0),
+    number(Field::Heads, &["num_attention_heads"], 28.0),
+    number(Field::KvHeads, &["num_key_value_heads"], 4.0),
+    number(Field::Context, &["max_position_embeddings"], 32768.0),
+    number(Field::RopeTheta, &["rope_theta"], 1e6),
+    key(Field::QkvBias, &["attention_bias"], Silence::Flag(false)),
+    key(Field::OutputBias, &["attention_bias"], Silence::Flag(false)),
+    always(Field::QkNorm, true),
+    number(Field::Experts, &["num_local_experts", "num_experts"], 128.0).written("num_experts"),
+    number(Field::ExpertsUsed, &["num_experts_per_tok"], 8.0),
+    number(Field::ExpertFfn, &["moe_intermediate_size"], 768.0),
+    number(Field::SparseStep, &["decoder_sparse_step"], 1.0),
+    always(Field::NormTopk, true),
+]);
+
+/// GGUF files of this name do not say whether the experts' shares sum to one.
+const OMNI_LIMITS: &[HfLimit] = &[only("norm_topk_prob", true)];
 
 const GGUF_KEYS: &[GgufKey] = &[
     GgufKey::BlockCount,
@@ -53,7 +77,9 @@ static STACKS: [Alias; 6] = [
 ];
 
 /// The text model of Qwen 3-VL, mixtures of experts. By itself it is written as Qwen 3's class, one tensor an expert.
-pub static QWEN3_VL_MOE: Architecture = Architecture {
+pub static QWEN3_VL_MOE: Architecture = QWEN3_VL_MOE_ITSELF;
+
+const QWEN3_VL_MOE_ITSELF: Architecture = Architecture {
     name: "qwen3vlmoe",
     has_experts: true,
     hf_architectures: &["Qwen3VLMoeForConditionalGeneration"],
@@ -62,33 +88,26 @@ pub static QWEN3_VL_MOE: Architecture = Architecture {
     tied_by_default: true,
     hf_keys: &KEYS,
     gguf_keys: GGUF_KEYS,
-    tensors: TENSORS,
+    tensors: QWEN3_MOE_TENSORS,
     hf_aliases: &STACKS,
     ..USUAL
 };
 
-#[rustfmt::skip]
-const TENSORS: &[TensorTemplate] = &[
-    tensor(Role::TokenEmbedding, "model.embed_tokens.weight", "token_embd.weight", &[Vocab, Hidden], Always, Same),
-    tensor(Role::OutputNorm, "model.norm.weight", "output_norm.weight", &[Hidden], Always, Same),
-    tensor(Role::Output, "lm_head.weight", "output.weight", &[Vocab, Hidden], UnlessTied, Same),
-    tensor(Role::AttentionNorm, "model.layers.{layer}.input_layernorm.weight", "blk.{layer}.attn_norm.weight", &[Hidden], Always, Same),
-    tensor(Role::AttentionQ, "model.layers.{layer}.self_attn.q_proj.weight", "blk.{layer}.attn_q.weight", &[Query, Hidden], Always, Same),
-    tensor(Role::AttentionK, "model.layers.{layer}.self_attn.k_proj.weight", "blk.{layer}.attn_k.weight", &[KeyValue, Hidden], Always, Same),
-    tensor(Role::AttentionV, "model.layers.{layer}.self_attn.v_proj.weight", "blk.{layer}.attn_v.weight", &[KeyValue, Hidden], Always, Same),
-    tensor(Role::AttentionOutput, "model.layers.{layer}.self_attn.o_proj.weight", "blk.{layer}.attn_output.weight", &[Hidden, Query], Always, Same),
-    tensor(Role::AttentionQBias, "model.layers.{layer}.self_attn.q_proj.bias", "blk.{layer}.attn_q.bias", &[Query], QkvBias, Same),
-    tensor(Role::AttentionKBias, "model.layers.{layer}.self_attn.k_proj.bias", "blk.{layer}.attn_k.bias", &[KeyValue], QkvBias, Same),
-    tensor(Role::AttentionVBias, "model.layers.{layer}.self_attn.v_proj.bias", "blk.{layer}.attn_v.bias", &[KeyValue], QkvBias, Same),
-    tensor(Role::AttentionOutputBias, "model.layers.{layer}.self_attn.o_proj.bias", "blk.{layer}.attn_output.bias", &[Hidden], OutputBias, Same),
-    tensor(Role::AttentionQNorm, "model.layers.{layer}.self_attn.q_norm.weight", "blk.{layer}.attn_q_norm.weight", &[HeadDim], QkNorm, Same),
-    tensor(Role::AttentionKNorm, "model.layers.{layer}.self_attn.k_norm.weight", "blk.{layer}.attn_k_norm.weight", &[HeadDim], QkNorm, Same),
-    tensor(Role::FfnNorm, "model.layers.{layer}.post_attention_layernorm.weight", "blk.{layer}.ffn_norm.weight", &[Hidden], Always, Same),
-    tensor(Role::FfnGate, "model.layers.{layer}.mlp.gate_proj.weight", "blk.{layer}.ffn_gate.weight", &[Ffn, Hidden], DenseLayers, Same),
-    tensor(Role::FfnUp, "model.layers.{layer}.mlp.up_proj.weight", "blk.{layer}.ffn_up.weight", &[Ffn, Hidden], DenseLayers, Same),
-    tensor(Role::FfnDown, "model.layers.{layer}.mlp.down_proj.weight", "blk.{layer}.ffn_down.weight", &[Hidden, Ffn], DenseLayers, Same),
-    tensor(Role::Router, "model.layers.{layer}.mlp.gate.weight", "blk.{layer}.ffn_gate_inp.weight", &[Experts, Hidden], SparseLayers, Same),
-    tensor(Role::ExpertsGate, "model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight", "blk.{layer}.ffn_gate_exps.weight", &[Experts, ExpertFfn, Hidden], SparseLayers, EachExpert),
-    tensor(Role::ExpertsUp, "model.layers.{layer}.mlp.experts.{expert}.up_proj.weight", "blk.{layer}.ffn_up_exps.weight", &[Experts, ExpertFfn, Hidden], SparseLayers, EachExpert),
-    tensor(Role::ExpertsDown, "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight", "blk.{layer}.ffn_down_exps.weight", &[Experts, Hidden, ExpertFfn], SparseLayers, EachExpert),
-];
+/// The thinker of Qwen 3-Omni, which reads text, images and sound and writes text: the same numbers as in Qwen 3-VL, with a
+/// head of its own. The vision tower adds nothing to layers by GGUF's metadata, as llama.cpp's converter writes it.
+pub static QWEN3_OMNI_MOE: Architecture = Architecture {
+    hf_architectures: &[
+        "Qwen3OmniMoeForConditionalGeneration",
+        "Qwen3OmniMoeThinkerForConditionalGeneration",
+    ],
+    hf_model_types: &["qwen3_omni_moe_text"],
+    hf_multimodal: &[
+        ("Qwen3OmniMoeForConditionalGeneration", "qwen3_omni_moe_text"),
+        ("Qwen3OmniMoeThinkerForConditionalGeneration", "qwen3_omni_moe_text"),
+    ],
+    tied_by_default: false,
+    hf_keys: &OMNI_KEYS,
+    hf_limits: OMNI_LIMITS,
+    hf_aliases: &FUSED_EXPERTS,
+    ..QWEN3_VL_MOE_ITSELF
+};

@@ -17,7 +17,7 @@ use super::{
     Config, QueryGrowth, Rope, RopeScaling, indexer, latent, layers as by_layer, limit, llama4, mixers,
     mixture, quirks,
 };
-use super::{gemma3n, gemma4};
+use super::{gemma3n, gemma4, rotation};
 
 /// How many of the blocks predict further tokens.
 const NEXTN: &str = "nextn_predict_layers";
@@ -215,7 +215,7 @@ pub(super) fn read(file: &Path, metadata: &Metadata, checkpoint: &Checkpoint) ->
                     read; take the original checkpoint";
         return Err(Error::unsupported(file, what));
     }
-    config.unrotated_layers = config.usual_unrotated_layers();
+    config.unrotated_layers = rotation::unrotated_of_gguf(&keys, &config)?;
     config.query_growth = query_growth(&keys, &config)?;
     // Hugging Face's config states these; in GGUF the presence of the tensors shows them.
     let has = |role, layer| {

@@ -309,12 +309,21 @@ pub(super) fn read(file: &Path, stated: Option<&'static Architecture>) -> Result
     config.checked(file)
 }
 
+/// Families whose files transformers 5 saves with Llama's class, which computes them, and a `model_type` of their own.
+const AS_LLAMA: [&str; 3] = ["exaone", "internlm3", "iquestcoder"];
+
 fn architecture(root: &Object<'_>) -> Result<&'static Architecture> {
     let listed = root.array("architectures")?.unwrap_or(&[]);
     let names: Vec<&str> = listed.iter().filter_map(Value::as_str).collect();
     let model_type = root.str("model_type")?;
     // The class decides: a `model_type` of llama also serves classes that are no language models.
     let with_head = names.iter().find_map(|name| architectures::from_hf_architecture(name));
+    let with_head = match model_type.filter(|kind| AS_LLAMA.contains(kind)) {
+        Some(kind) if with_head.is_some_and(|family| family.name == architectures::LLAMA.name) => {
+            architectures::from_hf_model_type(kind)
+        }
+        _ => with_head,
+    };
     let found = match names.first() {
         Some(_) if with_head.is_none() && class::has_text_config(root) => None,
         Some(_) => with_head.or_else(|| names.iter().find_map(|name| class::family(name))),
@@ -330,7 +339,9 @@ fn architecture(root: &Object<'_>) -> Result<&'static Architecture> {
 /// Whether the head is the embedding: as the whole configuration says, or the text model's in it.
 fn tied(whole: &Object<'_>, text: &Object<'_>) -> Result<Option<bool>> {
     const KEY: &str = "tie_word_embeddings";
-    Ok(whole.bool(KEY)?.or(text.bool(KEY)?))
+    let around = class::around_text(whole)?;
+    let around = around.map_or(Ok(None), |around| around.bool(KEY))?;
+    Ok(whole.bool(KEY)?.or(around).or(text.bool(KEY)?))
 }
 
 /// Layers that predict further tokens, which releases hold behind the model's own (GLM-4.5, DeepSeek V3).

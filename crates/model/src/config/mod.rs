@@ -23,6 +23,7 @@ mod multimodal;
 mod multipliers;
 mod quirks;
 mod rope;
+mod rotation;
 mod state_mixers;
 pub(crate) mod to_hf;
 
@@ -307,7 +308,7 @@ impl Config {
     pub(crate) fn usual_unrotated_layers(&self) -> Vec<bool> {
         use crate::architecture::Unrotated;
         let unrotated = |layer: usize| match self.architecture.unrotated {
-            Unrotated::None => false,
+            Unrotated::None | Unrotated::WithoutBase => false,
             Unrotated::All => true,
             Unrotated::Every(n) => (layer + 1).is_multiple_of(n),
             Unrotated::Unwindowed => self.sliding_window.is_some() && self.window(layer).is_none(),

@@ -3,18 +3,21 @@
 use quern_tensor_io::{Error, Metadata, Result};
 use serde_json::{Map, Value, json};
 
-use crate::architecture::{Block, Field, Scores, Sliding, Unrotated};
+use crate::architecture::{Block, Field, Scores, Sliding};
 use crate::json::Object;
 
 use super::from_hf::Reader;
 use super::to_hf::shortest;
-use super::{Config, QueryGrowth, RopeScaling, StateMixer, States, hunyuan, indexer, limit, llama4};
+use super::{
+    Config, QueryGrowth, RopeScaling, StateMixer, States, hunyuan, indexer, limit, llama4, rotation,
+};
 
 /// Completes a configuration read from `config.json`.
 pub(super) fn from_hf(reader: &Reader<'_>, config: &mut Config) -> Result<()> {
     let root = reader.root;
     sliding(reader, config)?;
-    config.unrotated_layers = unrotated(reader, config)?;
+    config.unrotated_layers = rotation::unrotated(reader, config)?;
+    rotation::base(reader, config)?;
     match config.architecture.name {
         // A parallel block has only one norm.
         "stablelm" | "phi2" | "cohere2" => config.second_norm = config.block != Block::Parallel,
@@ -142,8 +145,7 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             set("architectures", json!(["Olmo3ForCausalLM"]));
             set("model_type", json!("olmo3"));
             set("sliding_window", json!(config.sliding_window));
-            let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
-            set("layer_types", config.sliding_layers.iter().map(kind).collect());
+            set("layer_types", layer_types(config));
             // transformers takes `rope_theta` for the layers without a window alone.
             if let Some(local) = config.rope.local_theta {
                 let of = |theta| json!({ "rope_type": "default", "rope_theta": shortest(theta) });
@@ -210,6 +212,11 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
             let base = config.hidden_size as f32 / config.logit_divisor;
             set("dim_model_base", json!(base.round() as usize));
         }
+        "granite_swa" => {
+            set("layer_types", layer_types(config));
+            let base = |&unrotated: &bool| if unrotated { json!(0.0) } else { json!(config.rope.theta) };
+            set("layer_rope_theta", config.unrotated_layers.iter().map(base).collect());
+        }
         "smollm3" => {
             let rotated = |&unrotated: &bool| u8::from(!unrotated);
             set("no_rope_layers", config.unrotated_layers.iter().map(rotated).collect());
@@ -261,18 +268,15 @@ pub(super) fn to_hf(config: &Config, metadata: &Metadata, out: &mut Map<String, 
         "gemma4" => super::gemma4::to_hf(config, out),
         "afmoe" => {
             set("mup_enabled", json!(true));
-            let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
-            set("layer_types", config.sliding_layers.iter().map(kind).collect());
+            set("layer_types", layer_types(config));
         }
         "gemma" => set("hidden_activation", json!(config.activation.hf_name())),
         "gpt-oss" => {
             set("hidden_act", json!("silu"));
-            let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
-            set("layer_types", config.sliding_layers.iter().map(kind).collect());
+            set("layer_types", layer_types(config));
         }
         "gemma2" | "gemma3" | "cohere2" | "exaone4" | "exaone-moe" => {
-            let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
-            set("layer_types", config.sliding_layers.iter().map(kind).collect());
+            set("layer_types", layer_types(config));
         }
         "falcon" => {
             let grouped = config.second_norm || (config.kv_heads != 1 && config.kv_heads != config.heads);
@@ -399,32 +403,10 @@ pub(super) fn all_but_every(n: usize, layers: usize) -> Vec<bool> {
     (1..=layers).map(|layer| !layer.is_multiple_of(n)).collect()
 }
 
-/// The layers that do not rotate queries and keys: zeros of `no_rope_layers`, or every so many.
-fn unrotated(reader: &Reader<'_>, config: &Config) -> Result<Vec<bool>> {
-    let root = reader.root;
-    match config.architecture.unrotated {
-        Unrotated::None | Unrotated::All | Unrotated::Unwindowed => {
-            return Ok(config.usual_unrotated_layers());
-        }
-        Unrotated::Every(_) => {}
-    }
-    // Llama 4's files have an empty list where the rule holds.
-    let empty = |flags: &[Value]| flags.is_empty() && config.architecture.name == "llama4";
-    let Some(flags) = root.array("no_rope_layers")?.filter(|flags| !empty(flags)) else {
-        let every = reader.size(Field::UnrotatedInterval, usize::MAX)?;
-        let every = every.ok_or_else(|| root.missing("no_rope_layer_interval"))?;
-        return Ok((1..=config.layers).map(|layer| layer.is_multiple_of(every)).collect());
-    };
-    if flags.len() < config.layers {
-        let what = format!("{} entries for {} layers", flags.len(), config.layers);
-        return Err(root.error("no_rope_layers", what));
-    }
-    let flag = |flag: &Value| match (flag.as_u64(), flag.as_bool()) {
-        (Some(0), _) | (_, Some(false)) => Ok(true),
-        (Some(1), _) | (_, Some(true)) => Ok(false),
-        _ => Err(root.error("no_rope_layers", format!("{flag} is not 0 or 1"))),
-    };
-    flags.iter().take(config.layers).map(flag).collect()
+/// The kinds of layer by their names in `layer_types`.
+fn layer_types(config: &Config) -> Value {
+    let kind = |&limited: &bool| if limited { "sliding_attention" } else { "full_attention" };
+    config.sliding_layers.iter().map(kind).collect()
 }
 
 /// SmolLM3's configuration may list layers with a sliding window, which no published model has, nor llama.cpp.

@@ -169,7 +169,7 @@ fn field(config: &Config, field: Field) -> Option<Value> {
         Field::LogitMultiplier => shortest(config.logit_multiplier),
         Field::UnrotatedInterval => match config.architecture.unrotated {
             Unrotated::Every(n) => json!(n),
-            Unrotated::None | Unrotated::All | Unrotated::Unwindowed => return None,
+            Unrotated::None | Unrotated::All | Unrotated::Unwindowed | Unrotated::WithoutBase => return None,
         },
         Field::UseSlidingWindow => json!(config.sliding_window.is_some()),
         Field::Experts => json!(experts?.count),

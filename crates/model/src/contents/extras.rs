@@ -97,7 +97,7 @@ fn note_of_others<'l>(left_out: impl Iterator<Item = &'l LeftOut> + Clone) -> Op
 }
 
 /// Modules of multimodal models beside the text model: towers, and what joins them to it.
-const TOWERS: [&str; 24] = [
+const TOWERS: [&str; 27] = [
     "vision_tower",
     "vision_model",
     "vision_encoder",
@@ -122,11 +122,16 @@ const TOWERS: [&str; 24] = [
     "embed_vision",
     "embed_audio",
     "sound_encoder",
+    // Of the Omni models, what speaks.
+    "talker",
+    "code2wav",
+    "token2wav",
 ];
 
 /// The tower's module that a tensor belongs to: the first part of its name, behind what wraps the whole model.
 pub(super) fn tower(name: &str) -> Option<&str> {
     let bare = name.strip_prefix("module.").unwrap_or(name);
+    let bare = bare.strip_prefix("thinker.").unwrap_or(bare);
     let bare = bare.strip_prefix("model.").unwrap_or(bare);
     let module = bare.split('.').next()?;
     TOWERS.contains(&module).then_some(module)

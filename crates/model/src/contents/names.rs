@@ -8,7 +8,7 @@
 //! | `module.` in front | data-parallel training |
 //! | `base_model.model.` in front | PEFT, after its adapter was merged |
 //! | `pretrained_model.` in front | TRL's models with a value head |
-//! | `language_model.` or `llm.` in front, or `language_model.` or `text_model.` behind `model.` | the text part of a multimodal model |
+//! | `language_model.`, `thinker.` or `llm.` in front, or `language_model.` or `text_model.` behind `model.` | the text part of a multimodal model |
 //! | `model.` or `transformer.` once more in front | a training class that holds the model under that name |
 
 use std::borrow::Cow;
@@ -19,11 +19,12 @@ use crate::architecture::Convention;
 use crate::config::ExpectedTensor;
 
 /// What wrappers put in front of every name.
-const WRAPPERS: [&str; 7] = [
+const WRAPPERS: [&str; 8] = [
     "module.",
     "base_model.model.",
     "pretrained_model.",
     "language_model.",
+    "thinker.",
     "llm.",
     "model.",
     "transformer.",

@@ -82,7 +82,7 @@ pub(super) fn check(file: &Path, config: &Config) -> Result<Vec<String>> {
             return refused("which layers a sliding window limits (\"layer_types\")".into());
         }
     }
-    if config.unrotated_layers != config.usual_unrotated_layers() {
+    if config.unrotated_layers != config.usual_unrotated_layers() && !written(GgufKey::RotatedLayers) {
         return refused("which layers do not rotate queries and keys (\"no_rope_layers\")".into());
     }
     if let Some(what) = mixture::without_key(config) {

@@ -287,6 +287,12 @@ fn model(config: &Config, out: &mut Metadata) {
                     set("attention.sliding_window_pattern", Value::Array(layers));
                 }
             }
+            GgufKey::RotatedLayers => {
+                if config.unrotated_layers.contains(&true) {
+                    let layers = (0..config.layers).map(|layer| config.rotates(layer)).collect();
+                    set("attention.rope_pattern", Value::Array(Array::Bool(layers)));
+                }
+            }
             GgufKey::Multipliers => {
                 set("attention.scale", Value::F32(config.attention_scale(0)));
                 set("embedding_scale", Value::F32(config.embedding_multiplier));

@@ -41,7 +41,7 @@ pub fn tokenizer_metadata(
 }
 
 /// The architectures whose tokenizers the converter writes by the rules for Llama.
-const OF_LLAMA: [&str; 6] = ["llama", "smollm3", "granite", "granitemoe", "arcee", "afmoe"];
+const OF_LLAMA: [&str; 7] = ["llama", "smollm3", "granite", "granitemoe", "granite_swa", "arcee", "afmoe"];
 
 /// The tokens that the converter takes for the ones of a kind, of GLM's mixtures.
 const GLM_TOKENS: [(&str, &str); 4] =

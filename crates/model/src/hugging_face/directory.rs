@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 
 use quern_tensor_io::output::{Inputs, OutputDirectory};
-use quern_tensor_io::safetensors::ShardedWriter;
+use quern_tensor_io::safetensors::{self, ShardedWriter};
 use quern_tensor_io::{Checkpoint, Error, Metadata, Result, TensorPlan, Value as MetadataValue, small};
 use serde_json::{Map, Value};
 
@@ -120,12 +120,10 @@ impl Directory {
             output.write(name, data)?;
         }
         if options.companions {
-            copy_companions(source, &output, &names)?;
+            copy_companions(source, &names, |name, data| output.write(name, data))?;
         }
-        let mut metadata = Metadata::new();
-        metadata.set("format", MetadataValue::String("pt".into()));
         let writer =
-            ShardedWriter::create(output.building(), &metadata, options.tensors, options.shard_bytes)
+            ShardedWriter::create(output.building(), &metadata(), options.tensors, options.shard_bytes)
                 .map_err(|e| output.named(e))?;
         Ok(Self { output, writer })
     }
@@ -160,6 +158,34 @@ impl Directory {
     }
 }
 
+/// Writes into `folder`, which is there and empty, what the directory would be but for the data of its tensors: for plans,
+/// which read shapes and no data. `force`, `inputs` and `shard_bytes` mean nothing here.
+///
+/// # Errors
+/// The plan cannot be written.
+pub fn outline(folder: &Path, source: &Checkpoint, options: &DirectoryOptions) -> Result<()> {
+    let write = |name: &str, data: &[u8]| {
+        let path = folder.join(name);
+        fs::write(&path, data).map_err(|e| Error::new(&path, e))
+    };
+    write("config.json", options.config.as_bytes())?;
+    for (name, data) in &options.extra_files {
+        write(name, data)?;
+    }
+    if options.companions {
+        let names = options.extra_files.iter().map(|(name, _)| name.as_str()).collect();
+        copy_companions(source, &names, write)?;
+    }
+    safetensors::outline(&folder.join("model.safetensors"), &metadata(), &options.tensors)
+}
+
+/// What transformers wants to find in the header.
+fn metadata() -> Metadata {
+    let mut metadata = Metadata::new();
+    metadata.set("format", MetadataValue::String("pt".into()));
+    metadata
+}
+
 /// The JSON object in a `config.json`.
 pub(super) fn config_object(file: &Path) -> Result<Map<String, Value>> {
     let Some(text) = small::read_optional(file, small::CONFIGURATION)? else {
@@ -175,7 +201,11 @@ pub(super) fn config_object(file: &Path) -> Result<Map<String, Value>> {
 }
 
 /// Copies the small files that are neither weights nor configurations nor in `names`.
-fn copy_companions(source: &Checkpoint, output: &OutputDirectory, names: &BTreeSet<&str>) -> Result<()> {
+fn copy_companions(
+    source: &Checkpoint,
+    names: &BTreeSet<&str>,
+    mut write: impl FnMut(&str, &[u8]) -> Result<()>,
+) -> Result<()> {
     let folder = source.directory();
     for entry in fs::read_dir(folder).map_err(|e| Error::new(folder, e))? {
         let entry = entry.map_err(|e| Error::new(folder, e))?;
@@ -189,7 +219,7 @@ fn copy_companions(source: &Checkpoint, output: &OutputDirectory, names: &BTreeS
             continue;
         }
         let data = small::read(&path, COMPANION_BYTES)?;
-        output.write(&name, &data)?;
+        write(&name, &data)?;
     }
     Ok(())
 }

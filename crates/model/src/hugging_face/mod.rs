@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::Config;
 use crate::config::to_hf;
 
-pub use directory::{Directory, DirectoryOptions};
+pub use directory::{Directory, DirectoryOptions, outline};
 pub use plain_modules::plain_modules;
 pub use text_model::text_model_config;
 pub use tokenizer::tokenizer_files;

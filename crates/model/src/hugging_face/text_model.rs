@@ -24,8 +24,10 @@ const SHARED: [&str; 8] = [
 ];
 
 /// Keys of the whole that mean nothing to a text model.
-const OF_TOWERS: [&str; 6] = [
+const OF_TOWERS: [&str; 8] = [
     "vision_config",
+    "vision_encoder",
+    "vision_encoder_config",
     "image_token_id",
     "video_token_id",
     "vision_start_token_id",
@@ -46,10 +48,13 @@ pub fn text_model_config(folder: &Path, quantization_config: Option<&Value>) -> 
     let whole: Value = serde_json::from_str(&whole).unwrap_or_default();
     let mut out: Map<String, Value> =
         text.entries().map(|(key, value)| (key.clone(), value.clone())).collect();
-    out.retain(|key, _| !OF_TOWERS.contains(&key.as_str()));
+    // Nor do the programs that a release brings for its class.
+    out.retain(|key, _| !OF_TOWERS.contains(&key.as_str()) && !key.starts_with("mm_") && key != "auto_map");
     out.shift_remove("quantization_config");
+    let around = class::around_text(&root)?;
     for key in SHARED {
-        if let Some(value) = whole.get(key).filter(|value| !value.is_null()) {
+        let inner = || around.as_ref().and_then(|around| around.get(key));
+        if let Some(value) = whole.get(key).or_else(inner).filter(|value| !value.is_null()) {
             out.insert(key.to_owned(), value.clone());
         }
     }

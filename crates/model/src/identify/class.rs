@@ -40,8 +40,9 @@ const TEXT_CONFIGS: [&str; 5] =
     ["text_config", "llm_config", "language_config", "text_model_config", "thinker_config"];
 
 /// Keys of multimodal configurations that hold the other parts'.
-const OTHER_CONFIGS: [(&str, &str); 5] = [
+const OTHER_CONFIGS: [(&str, &str); 6] = [
     ("vision_config", "vision"),
+    ("vision_encoder_config", "vision"),
     ("visual", "vision"),
     ("mm_vision_tower", "vision"),
     ("audio_config", "audio"),
@@ -50,7 +51,7 @@ const OTHER_CONFIGS: [(&str, &str); 5] = [
 
 /// Multimodal classes that run whichever text model their configuration names, text alone as that model does. (Of the two
 /// of Cohere, transformers 5.24 leaves out the factor of the logits, which changes no order; quern applies it.)
-const ANY_TEXT_MODEL: [&str; 18] = [
+const ANY_TEXT_MODEL: [&str; 20] = [
     "LlavaForConditionalGeneration",
     "LlavaNextForConditionalGeneration",
     "LlavaNextVideoForConditionalGeneration",
@@ -65,14 +66,24 @@ const ANY_TEXT_MODEL: [&str; 18] = [
     "Exaone4_5_ForConditionalGeneration",
     "KimiK25ForConditionalGeneration",
     "Kimi_K25ForConditionalGeneration",
+    "KimiVLForConditionalGeneration",
     "Lfm2VlForConditionalGeneration",
     "LightOnOcrForConditionalGeneration",
+    "LightOnOCRForConditionalGeneration",
     "VideoLlama3ForConditionalGeneration",
     "VideoLlavaForConditionalGeneration",
 ];
 
 /// Families that quern cannot compute, by their classes and names in GGUF, and why.
-const BEYOND: [(&str, &str); 2] = [("DeepseekV4ForCausalLM", COMPRESSED), ("deepseek4", COMPRESSED)];
+const BEYOND: [(&str, &str); 4] = [
+    ("DeepseekV4ForCausalLM", COMPRESSED),
+    ("deepseek4", COMPRESSED),
+    ("Cohere2MoeForCausalLM", AVERAGED),
+    ("cohere2moe", AVERAGED),
+];
+
+const AVERAGED: &str = "its mixtures average what the chosen experts and the shared ones give, and its first layers rotate \
+                        queries and keys where others without a window do not; quern computes neither";
 
 const COMPRESSED: &str = "its attention reads groups of positions that are compressed into one, beside those of a window, and \
                           its layers exchange several streams; quern computes neither";
@@ -135,15 +146,28 @@ pub(crate) fn is_multimodal(root: &Object<'_>) -> bool {
 
 /// The language model's configuration, where it is one level down.
 pub(crate) fn text_config<'a>(root: &Object<'a>) -> Result<Option<Object<'a>>> {
-    match TEXT_CONFIGS.iter().find(|key| root.get(key).is_some_and(Value::is_object)) {
-        Some(key) => root.object(key),
+    let Some(around) = around_text(root)? else { return Ok(None) };
+    match nested(&around) {
+        Some(key) => around.object(key),
         None => Ok(None),
     }
 }
 
+/// What holds the language model's configuration: the whole, or the thinker's in it. `None` where it is not one level down.
+pub(crate) fn around_text<'a>(root: &Object<'a>) -> Result<Option<Object<'a>>> {
+    let Some(key) = nested(root) else { return Ok(None) };
+    let thinker = root.object(key)?.filter(|inner| nested(inner).is_some());
+    Ok(Some(thinker.unwrap_or_else(|| root.clone())))
+}
+
+/// The key of the object that is the language model's configuration, or holds it.
+fn nested(root: &Object<'_>) -> Option<&'static str> {
+    TEXT_CONFIGS.iter().copied().find(|key| root.get(key).is_some_and(Value::is_object))
+}
+
 /// Whether the language model's configuration is one level down.
 pub(crate) fn has_text_config(root: &Object<'_>) -> bool {
-    TEXT_CONFIGS.iter().any(|key| root.get(key).is_some_and(Value::is_object))
+    nested(root).is_some()
 }
 
 /// The error for a configuration of class or `model_type` `name`, which is no family that quern knows.
@@ -223,7 +247,7 @@ struct Inside {
 }
 
 fn language_model(root: &Object<'_>, class: &str) -> Option<Inside> {
-    let text = TEXT_CONFIGS.iter().find_map(|key| root.get(key).filter(|value| value.is_object()));
+    let text = nested(root).and_then(|key| root.get(key));
     let classes = text.and_then(|text| text.get("architectures"));
     let named = classes.and_then(|list| list.get(0)?.as_str()).and_then(family);
     let own = text.and_then(|text| text.get("model_type")?.as_str());
@@ -322,6 +346,11 @@ mod tests {
             (around("Cohere2VisionForConditionalGeneration", text("cohere2")), "cohere2"),
             (around("KimiK25ForConditionalGeneration", text("kimi_k2")), "deepseek2"),
             (around("LightOnOcrForConditionalGeneration", text("qwen3")), "qwen3"),
+            (around("KimiVLForConditionalGeneration", text("deepseek_v3")), "deepseek2"),
+            (
+                around("Qwen3OmniMoeThinkerForConditionalGeneration", text("qwen3_omni_moe_text")),
+                "qwen3vlmoe",
+            ),
             (around("Exaone4_5_ForConditionalGeneration", text("exaone4")), "exaone4"),
         ] {
             let found = read(&config).unwrap();
@@ -330,8 +359,23 @@ mod tests {
         let nested =
             json!({ "architectures": ["InternVLChatModel"], "llm_config": { "model_type": "qwen2" } });
         assert_eq!(read(&nested).unwrap(), Some(("qwen2", "llm_config.".to_owned())));
+        // The thinker of an Omni model is around its text model.
+        for (class, kind, family) in [
+            ("Qwen3OmniMoeForConditionalGeneration", "qwen3_omni_moe_text", "qwen3vlmoe"),
+            ("Qwen2_5OmniModel", "qwen2_5_omni_text", "qwen2vl"),
+        ] {
+            let thinker = around("Thinker", text(kind));
+            let whole = json!({ "architectures": [class], "thinker_config": thinker, "talker_config": {} });
+            let found = read(&whole).unwrap();
+            assert_eq!(found, Some((family, "thinker_config.text_config.".to_owned())), "{class}");
+        }
         let flat = json!({ "architectures": ["Qwen2VLForConditionalGeneration"], "vision_config": {} });
         assert_eq!(read(&flat).unwrap(), Some(("qwen2vl", String::new())));
+        for (class, family) in [("LlavaLlamaForCausalLM", "llama"), ("Videollama3Qwen2ForCausalLM", "qwen2")]
+        {
+            let flat = json!({ "architectures": [class], "mm_projector_type": "mlp2x_gelu" });
+            assert_eq!(read(&flat).unwrap(), Some((family, String::new())), "{class}");
+        }
         for alone in [json!({ "architectures": ["LlamaForCausalLM"] }), json!({}), text("gemma3_text")] {
             assert_eq!(read(&alone).unwrap(), None, "{alone}");
         }

@@ -105,8 +105,10 @@ pub struct QuantizeRow {
     pub name: String,
     /// Dimensions, outermost first.
     pub shape: Vec<usize>,
-    /// How the source stores it.
+    /// The numbers that are quantized: of packed layers, the decoded ones.
     pub from: ElementType,
+    /// How the source stores it: an element type, or a scheme and its bits (`fp8`, `gptq 4-bit`).
+    pub stored: String,
     /// How the output stores it.
     pub to: ElementType,
     /// Bytes in the source.
@@ -351,6 +353,7 @@ fn plan_row(
         name: name.clone(),
         shape: tensor.shape.clone(),
         from,
+        stored: view.stored_as(tensor),
         to,
         source_bytes: tensor.row_bytes as u64 * tensor.rows() as u64,
         bytes: row_bytes as u64 * tensor.rows() as u64,

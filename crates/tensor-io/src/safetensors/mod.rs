@@ -22,7 +22,7 @@ use ::safetensors::Dtype;
 
 pub use crate::plan::TensorPlan;
 pub use sharded::ShardedWriter;
-pub use writer::Writer;
+pub use writer::{Writer, outline};
 
 use crate::ElementType;
 

@@ -3,6 +3,8 @@
 //! Tensors are written in the planned order. (The `safetensors` crate sorts by type and name, and needs all data
 //! in memory; readers accept any order.) The header is padded with spaces to a multiple of 8, as is usual.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 
 use ::safetensors::tensor::TensorInfo as ReferenceInfo;
@@ -82,6 +84,21 @@ impl Writer {
         let (header, sizes) = encode(Path::new("(planned safetensors file)"), metadata, tensors, 0)?;
         Ok(header.len() as u64 + sizes.iter().sum::<u64>())
     }
+}
+
+/// Writes a file with the header of these tensors and a hole for their data: it has its whole length, takes no more of the
+/// disk than the header, and all its numbers are zero. It serves plans, which read shapes and no data.
+///
+/// # Errors
+/// As [`Writer::create`]; the system refuses.
+pub fn outline(path: &Path, metadata: &Metadata, tensors: &[TensorPlan]) -> Result<()> {
+    let (header, sizes) = encode(path, metadata, tensors, 0)?;
+    let length = header.len() as u64 + sizes.iter().sum::<u64>();
+    let written = File::create_new(path).and_then(|mut file| {
+        file.write_all(&header)?;
+        file.set_len(length)
+    });
+    written.map_err(|e| Error::new(path, e))
 }
 
 /// Checks metadata and plan. Returns the header with its length in front, `least` bytes long or longer, and

@@ -185,6 +185,16 @@ impl PackedLayer {
         }
     }
 
+    /// Whether this plain type holds every number that such a layer may have, whatever its codes and scales are. MXFP4's
+    /// numbers are codes of at most three bits times powers of two in the range of f32, which is that of bf16.
+    pub fn always_fits(&self, to: ElementType) -> bool {
+        match to {
+            ElementType::F32 => true,
+            ElementType::BF16 => matches!(&self.store, Store::Scaled(layer) if layer.is_mxfp4()),
+            _ => false,
+        }
+    }
+
     /// Decodes some rows (outputs) to f32: `out` is `[rows][columns]`. Rows are taken faster in multiples of 256.
     ///
     /// Products are formed in f32: `scale * (q - zero)` of GPTQ, AWQ and compressed-tensors; `table[q] * absmax` of NF4 and FP4, with

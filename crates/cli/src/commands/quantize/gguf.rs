@@ -122,7 +122,7 @@ pub fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, types: &Types, more:
     let divergences = types.measured.as_ref().map(|measured| &measured.divergences);
     if args.json {
         let tensor = |r: &QuantizeRow| {
-            let mut tensor = json!({"name": r.name, "shape": r.shape, "from": r.from.name(), "to": r.to.name(), "bytes": r.bytes});
+            let mut tensor = json!({"name": r.name, "shape": r.shape, "from": r.stored, "to": r.to.name(), "bytes": r.bytes});
             if let Some(divergence) = divergences.and_then(|all| all.get(&r.name)) {
                 tensor["predicted_kl_mean"] = json!(divergence);
             }
@@ -143,7 +143,7 @@ pub fn show(plan: &QuantizePlan<'_>, args: &args::Quantize, types: &Types, more:
         let mut row = vec![
             r.name.clone(),
             format::shape(&r.shape),
-            r.from.name().to_owned(),
+            r.stored.clone(),
             r.to.name().to_owned(),
             format::bytes(r.bytes),
         ];

@@ -3,8 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::bail;
-use quern_convert::{PlainSource, needs_plain_source};
+use quern_convert::{ConvertPlan, Fidelity, PlainOutline, PlainSource, needs_plain_source};
 use quern_quantize::bitsandbytes::Kind;
 use quern_tensor_io::Checkpoint;
 use quern_tensor_io::output::{Inputs, OutputDirectory, require_space};
@@ -33,11 +32,9 @@ pub fn with_plain(
         return job(&path, &checkpoint, inputs);
     }
     let Some(output) = args.output.as_deref().filter(|_| !args.dry_run) else {
-        bail!(
-            "{}: a plan can be made of a Hugging Face checkpoint of plain numbers only; convert the model to \
-             safetensors first, or leave --dry-run out",
-            path.display()
-        );
+        let outline = PlainOutline::of(&checkpoint, args.threads.count())?;
+        messages::note(decoded_first(outline.plan()));
+        return job(outline.folder(), &checkpoint, inputs);
     };
     let mut source = PlainSource::beside(&checkpoint, output, args.to == Scheme::Gptq)?;
     if let Some(plan) = source.plan(args.threads.count())? {
@@ -60,4 +57,18 @@ pub fn with_plain(
     let code = job(source.folder(), &checkpoint, inputs)?;
     source.remove()?;
     Ok(code)
+}
+
+/// What happens to the numbers before they are quantized.
+fn decoded_first(plan: &ConvertPlan<'_>) -> String {
+    let (size, all) = (format::bytes(plan.tensor_bytes()), plan.rows().len());
+    let lossy: Vec<_> = plan.rows().iter().filter(|row| row.fidelity == Fidelity::Lossy).collect();
+    let lost = match lossy.iter().max_by_key(|row| row.bytes) {
+        None => "none of its numbers changes by that".to_owned(),
+        Some(largest) => {
+            let (from, to) = (&largest.from, largest.to.name());
+            format!("{} of {all} tensors are rounded by that, {from} to {to}", lossy.len())
+        }
+    };
+    format!("the model's numbers are written as a checkpoint of plain numbers first, {size}; {lost}")
 }

@@ -71,6 +71,7 @@ fn best<'k>(fitting: impl Iterator<Item = &'k Known> + Clone, given: &FileRule) 
         "stablelm" => &["stablelm2"],
         "mpt" => &["mpt"],
         "dbrx" | "phi3" | "olmo2" | "olmo3" | "granitemoehybrid" => &["dbrx"],
+        "exaone" => &["exaone"],
         "exaone4" => &["exaone4"],
         "hunyuan_v1_dense" => &["hunyuan-dense"],
         "hunyuan_v1_moe" => &["hunyuan"],
@@ -79,7 +80,7 @@ fn best<'k>(fitting: impl Iterator<Item = &'k Known> + Clone, given: &FileRule) 
         "minimax_m2" => &["minimax-m2"],
         "refact" => &["refact"],
         // Granite 3, and Granite 4 without Mamba-2 in its class.
-        "granite" | "granitemoe" | "granitemoeshared" => &["refact", "dbrx"],
+        "granite" | "granite_swa" | "granitemoe" | "granitemoeshared" => &["refact", "dbrx"],
         "smollm3" => &["smollm"],
         "solar_open" => &["solar-open"],
         _ => &[],
