@@ -8,9 +8,9 @@
 mod f8;
 mod float;
 mod grid;
-mod large;
+pub(super) mod large;
 mod mid;
-mod small;
+pub(super) mod small;
 
 use std::arch::x86_64::*;
 
@@ -35,7 +35,7 @@ avx2! {
     /// bytes and at 12.1 with 4096, q4_K at 13.5, 15.2 and 14.6. Types that take more bytes for the same work (q6_K, q8_0,
     /// f16) came slower with any prefetching, and do without.
     #[inline]
-    fn prefetch(p: *const u8, bytes: usize, values: usize) {
+    pub(super) fn prefetch(p: *const u8, bytes: usize, values: usize) {
         if 8 * bytes <= 6 * values {
             for line in (0..bytes).step_by(64) {
                 _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + line).cast());
@@ -91,7 +91,7 @@ avx2! {
 
     /// The sum of 8 lanes.
     #[inline]
-    fn total(x: __m256) -> f32 {
+    pub(super) fn total(x: __m256) -> f32 {
         let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
         let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
         _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))

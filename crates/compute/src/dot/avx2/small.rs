@@ -23,13 +23,13 @@ use crate::block::tables;
 /// Eight blocks of activations.
 #[derive(Clone)]
 #[repr(C, align(64))]
-struct Eight {
+pub(in crate::dot) struct Eight {
     /// Of each pair: values 0 .. 16 of a and of b, then 16 .. 32 of a and of b.
-    codes: [[i8; 64]; 4],
+    pub codes: [[i8; 64]; 4],
     /// Scales of blocks 0, 2, 4, 6, 1, 3, 5, 7.
-    d: [f32; 8],
+    pub d: [f32; 8],
     /// Scales times sums of codes, in the same order.
-    sums: [f32; 8],
+    pub sums: [f32; 8],
 }
 
 /// Where block `i` of eight has its scale.
@@ -38,7 +38,7 @@ const fn place(i: usize) -> usize {
 }
 
 /// The blocks of a row, and zeros up to a whole number of eights.
-fn arrange(x: &Row) -> Vec<Eight> {
+pub(in crate::dot) fn arrange(x: &Row) -> Vec<Eight> {
     let zero = Eight { codes: [[0; 64]; 4], d: [0.0; 8], sums: [0.0; 8] };
     let mut eights = vec![zero; x.d.len().div_ceil(8)];
     let codes = x.codes.as_chunks::<16>().0.as_chunks::<2>().0.chunks(8);
@@ -83,7 +83,7 @@ avx2! {
 
     /// The 32 low and the 32 high nibbles of two blocks.
     #[inline]
-    fn nibbles(a: &[u8; 16], b: &[u8; 16]) -> [__m256i; 2] {
+    pub(in crate::dot) fn nibbles(a: &[u8; 16], b: &[u8; 16]) -> [__m256i; 2] {
         // SAFETY: 16 bytes each.
         let x = unsafe { both(a.as_ptr(), b.as_ptr()) };
         let mask = _mm256_set1_epi8(15);
@@ -110,7 +110,7 @@ avx2! {
 
     /// The activations of a pair.
     #[inline]
-    fn activations(x: &[i8; 64]) -> [__m256i; 2] {
+    pub(in crate::dot) fn activations(x: &[i8; 64]) -> [__m256i; 2] {
         // SAFETY: 64 bytes.
         unsafe { [load32(x.as_ptr().cast()), load32(x.as_ptr().add(32).cast())] }
     }
@@ -216,14 +216,14 @@ avx2! {
     /// # Safety
     /// Eight blocks are readable.
     #[inline]
-    unsafe fn one_half<B>(b: *const B) -> (__m256, __m256) {
+    pub(in crate::dot) unsafe fn one_half<B>(b: *const B) -> (__m256, __m256) {
         // SAFETY: guaranteed by the caller.
         (halves(unsafe { firsts::<B, 2, 2>(b) }), _mm256_setzero_ps())
     }
 
     /// The same of blocks that begin with two.
     #[inline]
-    unsafe fn two_halves<B>(b: *const B) -> (__m256, __m256) {
+    pub(in crate::dot) unsafe fn two_halves<B>(b: *const B) -> (__m256, __m256) {
         // SAFETY: guaranteed by the caller.
         let x = unsafe { firsts::<B, 4, 4>(b) };
         let order = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
@@ -268,7 +268,7 @@ avx2! {
 
 /// What the sums of the activations are multiplied with.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Offset {
+pub(in crate::dot) enum Offset {
     /// Nothing: values are signed.
     None,
     /// The scale, times this code of a value of 0.
@@ -277,10 +277,11 @@ enum Offset {
     Stored,
 }
 
-macro_rules! rows {
-    ($($name:ident: $products:ident, $block:ident, scales $scales:ident, offset $offset:expr;)*) => { avx2! { $(
+/// The kernels of a level whose features the macro `$level` adds to functions.
+macro_rules! rows_of_eights {
+    ($level:ident; $($name:ident: $products:ident, $block:ident, scales $scales:ident, offset $offset:expr;)*) => { $level! { $(
         /// `y[r]` = weight row r times the activations.
-        pub(super) fn $name(weights: &[u8], x: Row, y: &mut [f32]) {
+        pub(in crate::dot) fn $name(weights: &[u8], x: Row, y: &mut [f32]) {
             const BYTES: usize = size_of::<$block>();
             let blocks = x.d.len();
             assert_eq!(weights.len(), y.len() * blocks * BYTES);
@@ -330,8 +331,10 @@ macro_rules! rows {
         }
     )* } };
 }
+pub(in crate::dot) use rows_of_eights;
 
-rows! {
+rows_of_eights! {
+    avx2;
     q4_0: q4_0_products, Q4_0, scales one_half, offset Offset::Zero(8);
     q4_1: q4_1_products, Q4_1, scales two_halves, offset Offset::Stored;
     q5_0: q5_0_products, Q5_0, scales one_half, offset Offset::Zero(16);

@@ -5,6 +5,7 @@
 //! 32-byte group is loaded into both halves of a register, and each half is shifted its own way.
 
 mod bits;
+mod eights;
 mod f8;
 mod float;
 mod grid;

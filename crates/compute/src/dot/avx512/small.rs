@@ -1,11 +1,12 @@
-//! Blocks of 32, in two passes over each part of a row (which the first brings into the first-level cache): scales are
-//! gathered, eight at a time, and multiplied with the activations'; then a block itself costs little more
-//! than its codes: half a dozen instructions, its scale a broadcast from memory.
+//! Blocks of 32 with codes of 8 bits or a table, in two passes over each part of a row (which the first brings into the
+//! first-level cache): scales are gathered, eight at a time, and multiplied with the activations'; then a block itself
+//! costs little more than its codes: half a dozen instructions, its scale a broadcast from memory.
 
 use std::arch::x86_64::*;
 
-use quern_tensor_io::layout::{FP4, IQ4NL, MXFP4, NF4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+use quern_tensor_io::layout::{FP4, IQ4NL, MXFP4, NF4, Q8_0};
 
+pub(super) use super::eights::{q4_0, q4_1, q5_0, q5_1};
 use super::{AHEAD, vnni};
 use crate::activations::Row;
 use crate::block::tables;
@@ -20,18 +21,6 @@ vnni! {
         _mm256_srlv_epi16(_mm256_broadcastsi128_si256(x), shift)
     }
 
-    #[inline]
-    fn nibbles(x: &[u8; 16]) -> __m256i {
-        _mm256_and_si256(unmasked_nibbles(x), _mm256_set1_epi8(15))
-    }
-
-    /// 32 five-bit codes: bit i of the word is the fifth bit of code i.
-    #[inline]
-    fn five_bits(low: &[u8; 16], high: u32) -> __m256i {
-        let low = nibbles(low);
-        _mm256_mask_add_epi8(low, high, low, _mm256_set1_epi8(16))
-    }
-
     /// Entries of a table, and `zero`. `vpermb` looks at five bits of an index: of 32 entries, twice the
     /// same 16, so that nibbles need not be masked.
     #[inline]
@@ -40,26 +29,6 @@ vnni! {
         let table = unsafe { _mm_loadu_si128(table.as_ptr().cast()) };
         let table = _mm_add_epi8(table, _mm_set1_epi8(zero));
         _mm256_permutexvar_epi8(unmasked_nibbles(qs), _mm256_broadcastsi128_si256(table))
-    }
-
-    #[inline]
-    fn q4_0_codes(b: &Q4_0) -> __m256i {
-        nibbles(&b.qs)
-    }
-
-    #[inline]
-    fn q4_1_codes(b: &Q4_1) -> __m256i {
-        nibbles(&b.qs)
-    }
-
-    #[inline]
-    fn q5_0_codes(b: &Q5_0) -> __m256i {
-        five_bits(&b.qs, b.qh.get())
-    }
-
-    #[inline]
-    fn q5_1_codes(b: &Q5_1) -> __m256i {
-        five_bits(&b.qs, b.qh.get())
     }
 
     #[inline]
@@ -89,7 +58,7 @@ vnni! {
         look_up(&b.qs, &tables::FP4, -128)
     }
 
-    /// The first four bytes of each of eight blocks: `d`, and `m` where there is one.
+    /// The first four bytes of each of eight blocks.
     ///
     /// # Safety
     /// Eight blocks are readable, of four bytes at least.
@@ -116,12 +85,6 @@ vnni! {
         _mm256_mul_ps(halves(x), _mm256_set1_ps(tables::FP4_STEP))
     }
 
-    /// The f16 in the high half of each lane.
-    #[inline]
-    fn high_halves(x: __m256i) -> __m256 {
-        halves(_mm256_srli_epi32::<16>(x))
-    }
-
     /// The E8M0 byte at the bottom of each lane, as 2^(e - 128).
     #[inline]
     fn exponents(x: __m256i) -> __m256 {
@@ -141,14 +104,8 @@ fn starts(zero: i32, x: &Row) -> Vec<i32> {
     x.sums.as_chunks::<2>().0.iter().map(|s| -zero * (i32::from(s[0]) + i32::from(s[1]))).collect()
 }
 
-/// What each block's offset is multiplied with: the sum of its activations.
-fn weights_of_offsets(x: &Row) -> Vec<f32> {
-    let pairs = x.sums.as_chunks::<2>().0.iter().zip(x.d);
-    pairs.map(|(s, d)| d * (i32::from(s[0]) + i32::from(s[1])) as f32).collect()
-}
-
 macro_rules! rows {
-    ($($name:ident: $codes:ident, $block:ident, zero $zero:literal, scale $scale:ident, offset $offset:literal;)*) => { vnni! { $(
+    ($($name:ident: $codes:ident, $block:ident, zero $zero:literal, scale $scale:ident;)*) => { vnni! { $(
         /// `y[r]` = weight row r times the activations.
         pub(super) fn $name(weights: &[u8], x: Row, y: &mut [f32]) {
             const BYTES: usize = size_of::<$block>();
@@ -156,10 +113,8 @@ macro_rules! rows {
             assert_eq!(weights.len(), y.len() * blocks * BYTES);
             assert!(x.codes.len() == blocks * 32 && x.sums.len() == blocks * 2);
             let start = starts($zero, &x);
-            let offsets = if $offset { weights_of_offsets(&x) } else { Vec::new() };
             let stride = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(BYTES as i32));
             for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
-                let mut offset = _mm256_setzero_ps();
                 // Several sums: one would wait four cycles for itself at every block.
                 let mut sums = [_mm256_setzero_ps(); 4];
                 for part in (0..blocks).step_by(PART) {
@@ -182,10 +137,6 @@ macro_rules! rows {
                             };
                             let d = _mm256_mul_ps($scale(heads), _mm256_maskz_loadu_ps(mask, x.d.as_ptr().add(first)));
                             _mm256_storeu_ps(scales.as_mut_ptr().add(first - part), d);
-                            if $offset {
-                                let xs = _mm256_maskz_loadu_ps(mask, offsets.as_ptr().add(first));
-                                offset = _mm256_fmadd_ps(high_halves(heads), xs, offset);
-                            }
                         }
                     }
                     let whole = part + (end - part) / 4 * 4;
@@ -214,20 +165,16 @@ macro_rules! rows {
                     }
                 }
                 let sum = _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
-                *y = _mm512_reduce_add_ps(_mm512_zextps256_ps512(_mm256_add_ps(sum, offset)));
+                *y = _mm512_reduce_add_ps(_mm512_zextps256_ps512(sum));
             }
         }
     )* } };
 }
 
 rows! {
-    q4_0: q4_0_codes, Q4_0, zero 8, scale halves, offset false;
-    q4_1: q4_1_codes, Q4_1, zero 0, scale halves, offset true;
-    q5_0: q5_0_codes, Q5_0, zero 16, scale halves, offset false;
-    q5_1: q5_1_codes, Q5_1, zero 0, scale halves, offset true;
-    q8_0: q8_0_codes, Q8_0, zero 128, scale halves, offset false;
-    iq4_nl: iq4_nl_codes, IQ4NL, zero 128, scale halves, offset false;
-    mxfp4: mxfp4_codes, MXFP4, zero 12, scale exponents, offset false;
-    nf4: nf4_codes, NF4, zero 128, scale nf4_halves, offset false;
-    fp4: fp4_codes, FP4, zero 128, scale fp4_halves, offset false;
+    q8_0: q8_0_codes, Q8_0, zero 128, scale halves;
+    iq4_nl: iq4_nl_codes, IQ4NL, zero 128, scale halves;
+    mxfp4: mxfp4_codes, MXFP4, zero 12, scale exponents;
+    nf4: nf4_codes, NF4, zero 128, scale nf4_halves;
+    fp4: fp4_codes, FP4, zero 128, scale fp4_halves;
 }
