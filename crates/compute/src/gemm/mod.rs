@@ -37,8 +37,6 @@ use unpack::Q3_ZERO;
 
 /// Weight rows of a pair of tiles.
 pub(crate) const TASK_ROWS: usize = 32;
-/// Pairs of tiles that are multiplied together: they stay in the first-level cache.
-pub(crate) const GROUP: usize = 2;
 /// Columns of a tile.
 pub(crate) const DEPTH: usize = 256;
 /// Activation rows (columns of the product) in a [`Pack`].
@@ -156,21 +154,17 @@ pub(crate) unsafe fn blocks(
     let mut raw = unpack::Raw::ZERO;
     let mut kept = Kept::take();
     let size = n.next_multiple_of(COLUMNS) * TASK_ROWS;
-    let (tiles, sums) = kept.of(pairs.min(GROUP), pairs * size);
+    let (tiles, sums) = kept.of(pairs, pairs * size);
     for depth in 0..w.columns().div_ceil(DEPTH) {
-        // The first group reads the activations of these columns, later ones find them in the second-level cache.
-        for (group, sums) in sums.chunks_mut(GROUP * size).enumerate() {
-            let tiles = &mut tiles[..sums.len() / size];
-            for (i, tile) in tiles.as_flattened_mut().iter_mut().enumerate() {
-                unpack::tile(level, w, first + group * GROUP * TASK_ROWS + 16 * i, depth, &mut raw, tile);
-            }
-            for (i, start) in (0..size).step_by(COLUMNS * TASK_ROWS).enumerate() {
-                let used = (n - i * COLUMNS).min(COLUMNS);
-                packed.prefetch(depth, i + 1);
-                for (tiles, sums) in tiles.iter().zip(sums.chunks_exact_mut(size)) {
-                    let sums = &mut sums[start..start + COLUMNS * TASK_ROWS];
-                    multiply(level, form, tiles, packed.get(depth, i), used, sums);
-                }
+        for (i, tile) in tiles.as_flattened_mut().iter_mut().enumerate() {
+            unpack::tile(level, w, first + 16 * i, depth, &mut raw, tile);
+        }
+        for (i, start) in (0..size).step_by(COLUMNS * TASK_ROWS).enumerate() {
+            let used = (n - i * COLUMNS).min(COLUMNS);
+            packed.prefetch(depth, i + 1);
+            for (tiles, sums) in tiles.iter().zip(sums.chunks_exact_mut(size)) {
+                let sums = &mut sums[start..start + COLUMNS * TASK_ROWS];
+                multiply(level, form, tiles, packed.get(depth, i), used, sums);
             }
         }
     }
