@@ -149,15 +149,14 @@ fn many_rows(
         scratch.float_rows.fill(level, pool, x, columns, n);
     }
     let scratch = &*scratch;
-    // Two pairs of tiles at a time halve the activations' way through the caches, unless threads would idle.
-    let rows: usize = weights.iter().map(Matrix::rows).sum();
-    let pairs = if rows / (2 * gemm::TASK_ROWS) >= 4 * pool.threads() { 2 } else { 1 };
-    let on_any_unit = |w: &&Matrix| on_unit(w) || floats_on_unit && group(w).is_none();
-    let on_unit_pairs = weights.iter().filter(on_any_unit).map(|w| w.rows().div_ceil(gemm::TASK_ROWS)).sum();
-    let on_unit_pairs = gemm::amx::pairs_of_a_task(on_unit_pairs, pool.threads());
+    // Several pairs of tiles at a time shorten the activations' way through the caches; but each thread should have some
+    // tasks, since threads of one core, and virtual machines of one host, slow each other down.
+    let pairs: usize = weights.iter().map(|w| w.rows().div_ceil(gemm::TASK_ROWS)).sum();
+    let pairs = pairs / (4 * pool.threads());
     let pairs_of = |w: &Matrix| match group(w) {
-        _ if on_any_unit(&w) => on_unit_pairs,
-        Some(_) => pairs,
+        Some(_) if on_unit(w) => pairs.clamp(1, gemm::amx::MOST_PAIRS),
+        Some(_) => pairs.clamp(1, 2),
+        None if floats_on_unit => pairs.clamp(1, gemm::amx::MOST_PAIRS),
         None => 1,
     };
     for_each_task(

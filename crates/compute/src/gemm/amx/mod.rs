@@ -47,8 +47,8 @@ use unit::Hardware;
 pub(crate) const BLOCK_ROWS: usize = 16;
 /// From this many activation rows on, the unit is faster than vectors.
 pub(crate) const FROM: usize = 16;
-/// The most pairs of weight tiles of a task: its sums stay in the second-level cache.
-const MOST_PAIRS: usize = 6;
+/// The most pairs of weight tiles of a task: the sums of some hundred activation rows stay in the second-level cache.
+pub(crate) const MOST_PAIRS: usize = 6;
 
 /// Sums of a product: four tiles of `[16 activation rows][16 weight rows]`: activation block 0 with weight tiles 0 and
 /// 1, then block 1 with both.
@@ -210,13 +210,6 @@ struct Work<'a> {
     blocks: &'a [Block],
     /// Activations of the next columns that are to be prefetched meanwhile.
     next: &'a [Block],
-}
-
-/// How many pairs of weight tiles a task takes where a product has `pairs` of them: many, for each task reads the
-/// activations once, but each thread should have some tasks, since threads of one core, and machines of one processor,
-/// slow each other down.
-pub(crate) fn pairs_of_a_task(pairs: usize, threads: usize) -> usize {
-    (pairs / (4 * threads)).clamp(1, MOST_PAIRS)
 }
 
 /// Adds all activations times a pair of weight tiles to `sums` (`[activation rows][32]`), with one scale for 256 values
