@@ -93,6 +93,8 @@ use kernel_tables;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod prefetch;
 pub(crate) mod scalar;
 #[cfg(test)]
 mod tests;

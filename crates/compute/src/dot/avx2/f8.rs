@@ -7,6 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::{avx2, total};
+use crate::dot::prefetch::Ahead;
 use crate::float::f8_e4m3_to_f32;
 
 /// What makes up for the biases.
@@ -30,6 +31,7 @@ avx2! {
         assert_eq!(weights.len(), x.len());
         let mut all = _mm256_setzero_ps();
         let mut nan = _mm256_setzero_si256();
+        let ahead = Ahead::of(1, 1);
         let mut rest = 0.0;
         for ((weights, x), scale) in weights.chunks(block).zip(x.chunks(block)).zip(scales) {
             let mut sums = [_mm256_setzero_ps(); 4];
@@ -38,6 +40,7 @@ avx2! {
                 // SAFETY: values i .. i + 32 of the row and of x.
                 unsafe {
                     let w = weights.as_ptr().add(i);
+                    ahead.fetch(w, 32);
                     let magnitude = _mm256_and_si256(_mm256_loadu_si256(w.cast()), _mm256_set1_epi8(0x7f));
                     nan = _mm256_or_si256(nan, _mm256_cmpeq_epi8(magnitude, _mm256_set1_epi8(0x7f)));
                     for (k, sum) in sums.iter_mut().enumerate() {

@@ -10,6 +10,7 @@ use quern_tensor_io::layout::{self, IQ1M, IQ1S, IQ2S, IQ2XS, IQ2XXS, IQ3S, IQ3XX
 use super::{avx2, bits, half, load32, pairs, total};
 use crate::activations::Row;
 use crate::block::grid::{IQ1_EIGHTS, constants};
+use crate::dot::prefetch::Ahead;
 
 /// The signs of 32 values.
 #[inline(always)]
@@ -101,12 +102,15 @@ macro_rules! types {
     ($($name:ident, $codes:ident: $values:ident, $block:ident, |$b:ident| d $d:expr, scales $scales:expr;)*) => { avx2! { $(
         /// `y[r]` = weight row r times the activations.
         pub(super) fn $name(weights: &[u8], x: Row, y: &mut [f32]) {
+            const BYTES: usize = size_of::<$block>();
             let blocks = x.d.len();
-            assert_eq!(weights.len(), y.len() * blocks * size_of::<$block>());
-            for (row, y) in weights.chunks_exact((blocks * size_of::<$block>()).max(1)).zip(y) {
+            assert_eq!(weights.len(), y.len() * blocks * BYTES);
+            let ahead = Ahead::of(BYTES, 256);
+            for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let mut sum = _mm256_setzero_ps();
                 let codes = x.codes.as_chunks::<256>().0;
                 for ($b, (codes, xd)) in layout::blocks::<$block>(row).iter().zip(codes.iter().zip(x.d)) {
+                    ahead.fetch(std::ptr::from_ref($b).cast(), BYTES);
                     let scales: [i16; 16] = $scales;
                     let mut acc = _mm256_setzero_si256();
                     for g in 0..8 {

@@ -9,8 +9,9 @@ use std::mem::offset_of;
 
 use quern_tensor_io::layout::{self, IQ4XS, Q2K, Q3K, Q4K, Q5K, Q6K, TQ1_0, TQ2_0};
 
-use super::{avx2, half, iq4, load32, pairs, prefetch, total};
+use super::{avx2, half, iq4, load32, pairs, total};
 use crate::activations::Row;
+use crate::dot::prefetch::Ahead;
 
 // Fields that are loaded together.
 const _: () = assert!(offset_of!(Q4K, scales) == 4 && offset_of!(Q5K, scales) == 4);
@@ -231,12 +232,13 @@ macro_rules! rows {
             let blocks = x.d.len();
             assert_eq!(weights.len(), y.len() * blocks * BYTES);
             assert!(x.codes.len() == blocks * 256 && x.sums.len() == blocks * 16);
+            let ahead = Ahead::of(BYTES, 256);
             for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let mut sum = _mm256_setzero_ps();
                 #[allow(unused_mut)]
                 let mut minima = _mm256_setzero_ps();
                 for (i, (b, &xd)) in layout::blocks::<$block>(row).iter().zip(x.d).enumerate() {
-                    prefetch(std::ptr::from_ref(b).cast(), BYTES, 256);
+                    ahead.fetch(std::ptr::from_ref(b).cast(), BYTES);
                     let scales = $scales(b);
                     // SAFETY: block i of codes and sums, whose lengths are checked above.
                     let (c, _s) = unsafe {

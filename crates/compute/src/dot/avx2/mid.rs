@@ -7,6 +7,7 @@ use quern_tensor_io::layout::{self, NVFP4, Q1_0, Q2_0};
 use super::{avx2, bits, half, load32, look_up, pairs, total};
 use crate::activations::Row;
 use crate::block::tables;
+use crate::dot::prefetch::Ahead;
 
 avx2! {
     /// # Safety
@@ -57,13 +58,16 @@ macro_rules! rows {
     ($($name:ident: $values:ident, $groups:literal groups in $block:ident, scale |$b:ident, $g:ident| $scale:expr;)*) => { avx2! { $(
         /// `y[r]` = weight row r times the activations.
         pub(super) fn $name(weights: &[u8], x: Row, y: &mut [f32]) {
+            const BYTES: usize = size_of::<$block>();
             let blocks = x.d.len() / $groups;
-            assert_eq!(weights.len(), y.len() * blocks * size_of::<$block>());
+            assert_eq!(weights.len(), y.len() * blocks * BYTES);
             assert!(x.d.len() == blocks * $groups && x.codes.len() == x.d.len() * 32);
-            for (row, y) in weights.chunks_exact((blocks * size_of::<$block>()).max(1)).zip(y) {
+            let ahead = Ahead::of(BYTES, 32 * $groups);
+            for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let mut sum = _mm256_setzero_ps();
                 let scales = x.d.as_chunks::<$groups>().0;
                 for (i, ($b, d)) in layout::blocks::<$block>(row).iter().zip(scales).enumerate() {
+                    ahead.fetch(std::ptr::from_ref($b).cast(), BYTES);
                     for ($g, &d) in d.iter().enumerate() {
                         // SAFETY: a group of the block, and 32 codes, of which there are as many as checked above.
                         let (v, c) = unsafe {

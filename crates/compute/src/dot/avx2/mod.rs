@@ -24,25 +24,9 @@ macro_rules! avx2 {
 }
 use avx2;
 
-/// How far ahead of the current block memory is prefetched.
-const AHEAD: usize = 4096;
-
 super::kernel_tables!();
 
 avx2! {
-    /// Prefetches for weights at `p`: so many bytes, so many values, up to six bits a value. On one thread of Zen 4 held
-    /// to AVX2 (beside other work, so within a tenth) q4_0 came from memory at 10.4 GB/s without it, at 11.5 with 1024
-    /// bytes and at 12.1 with 4096, q4_K at 13.5, 15.2 and 14.6. Types that take more bytes for the same work (q6_K, q8_0,
-    /// f16) came slower with any prefetching, and do without.
-    #[inline]
-    pub(super) fn prefetch(p: *const u8, bytes: usize, values: usize) {
-        if 8 * bytes <= 6 * values {
-            for line in (0..bytes).step_by(64) {
-                _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(AHEAD + line).cast());
-            }
-        }
-    }
-
     /// Products of 32 values with 32 activations, added in pairs: 16 lanes of 16 bits.
     #[inline]
     fn pairs(v: __m256i, c: __m256i) -> __m256i {

@@ -16,9 +16,10 @@ use std::arch::x86_64::*;
 
 use quern_tensor_io::layout::{FP4, IQ4NL, MXFP4, NF4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, U32};
 
-use super::{avx2, load32, look_up, pairs, prefetch, total};
+use super::{avx2, load32, look_up, pairs, total};
 use crate::activations::Row;
 use crate::block::tables;
+use crate::dot::prefetch::Ahead;
 
 /// Eight blocks of activations.
 #[derive(Clone)]
@@ -158,11 +159,17 @@ avx2! {
         unsigned(five_bits((&a.qs, a.qh), (&b.qs, b.qh)), x)
     }
 
+    /// The 32 codes of two blocks, in halves.
     #[inline]
-    fn q8_0_products(a: &Q8_0, b: &Q8_0, x: &[i8; 64]) -> __m256i {
+    pub(in crate::dot) fn whole_bytes(a: &Q8_0, b: &Q8_0) -> [__m256i; 2] {
         let (a, b) = (a.qs.as_ptr().cast::<u8>(), b.qs.as_ptr().cast::<u8>());
         // SAFETY: 32 codes each.
-        signed(unsafe { [both(a, b), both(a.add(16), b.add(16))] }, x)
+        unsafe { [both(a, b), both(a.add(16), b.add(16))] }
+    }
+
+    #[inline]
+    fn q8_0_products(a: &Q8_0, b: &Q8_0, x: &[i8; 64]) -> __m256i {
+        signed(whole_bytes(a, b), x)
     }
 
     #[inline]
@@ -233,7 +240,7 @@ avx2! {
 
     /// The same of q8_0, whose blocks are too long.
     #[inline]
-    unsafe fn q8_0_scales(b: *const Q8_0) -> (__m256, __m256) {
+    pub(in crate::dot) unsafe fn q8_0_scales(b: *const Q8_0) -> (__m256, __m256) {
         // SAFETY: guaranteed by the caller.
         let d = |i: usize| unsafe { (*b.add(i)).d.bits() as i16 };
         let d = _mm_setr_epi16(d(0), d(2), d(4), d(6), d(1), d(3), d(5), d(7));
@@ -241,14 +248,14 @@ avx2! {
     }
 
     #[inline]
-    unsafe fn nf4_scales(b: *const NF4) -> (__m256, __m256) {
+    pub(in crate::dot) unsafe fn nf4_scales(b: *const NF4) -> (__m256, __m256) {
         // SAFETY: guaranteed by the caller.
         let (d, none) = unsafe { one_half(b) };
         (_mm256_mul_ps(d, _mm256_set1_ps(tables::NF4_STEP)), none)
     }
 
     #[inline]
-    unsafe fn fp4_scales(b: *const FP4) -> (__m256, __m256) {
+    pub(in crate::dot) unsafe fn fp4_scales(b: *const FP4) -> (__m256, __m256) {
         // SAFETY: guaranteed by the caller.
         let (d, none) = unsafe { one_half(b) };
         (_mm256_mul_ps(d, _mm256_set1_ps(tables::FP4_STEP)), none)
@@ -256,7 +263,7 @@ avx2! {
 
     /// The same of mxfp4: 2^(e - 128).
     #[inline]
-    unsafe fn mxfp4_scales(b: *const MXFP4) -> (__m256, __m256) {
+    pub(in crate::dot) unsafe fn mxfp4_scales(b: *const MXFP4) -> (__m256, __m256) {
         // SAFETY: guaranteed by the caller.
         let e = unsafe { firsts::<MXFP4, 1, 4>(b) };
         let normal = _mm256_slli_epi32::<23>(_mm256_sub_epi32(e, _mm256_set1_epi32(1)));
@@ -289,6 +296,7 @@ macro_rules! rows_of_eights {
             let eights = arrange(&x);
             let (whole, rest) = eights.split_at(blocks / 8);
             let mut last = [0; 8 * BYTES];
+            let ahead = Ahead::of(BYTES, 32);
             for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let (first, left) = row.as_chunks::<{ 8 * BYTES }>();
                 if !left.is_empty() {
@@ -299,7 +307,7 @@ macro_rules! rows_of_eights {
                 for (weights, eights) in [(first, whole), (std::slice::from_ref(&last), rest)] {
                     for (weights, x) in weights.iter().zip(eights) {
                         let b = weights.as_ptr().cast::<$block>();
-                        prefetch(b.cast(), 8 * BYTES, 256);
+                        ahead.fetch(b.cast(), 8 * BYTES);
                         // SAFETY: eight blocks, which have no alignment.
                         let (scale, stored) = unsafe { $scales(b) };
                         // SAFETY: eight numbers each.

@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{AHEAD, vnni};
+use super::vnni;
+use crate::dot::prefetch::Ahead;
 
 /// What makes up for the biases of e4m3 and f16.
 const UNIT: f32 = 256.0;
@@ -22,15 +23,16 @@ vnni! {
     pub(super) fn e4m3(weights: &[u8], x: &[f32], scales: &[f32], block: usize) -> f32 {
         assert_eq!(weights.len(), x.len());
         let mut all = _mm512_setzero_ps();
+        let ahead = Ahead::of(1, 1);
         let mut nan = 0;
         for ((weights, x), scale) in weights.chunks(block).zip(x.chunks(block)).zip(scales) {
             let mut sums = [_mm512_setzero_ps(); 4];
             let whole = x.len() / 64 * 64;
             for i in (0..whole).step_by(64) {
-                // SAFETY: values i .. i + 64 of the row and of x; a prefetch may point anywhere.
+                // SAFETY: values i .. i + 64 of the row and of x.
                 unsafe {
                     let w = weights.as_ptr().add(i);
-                    _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD).cast());
+                    ahead.fetch(w, 64);
                     let magnitude = _mm512_and_si512(_mm512_loadu_si512(w.cast()), _mm512_set1_epi8(0x7f));
                     nan |= _mm512_cmpeq_epi8_mask(magnitude, _mm512_set1_epi8(0x7f));
                     for (k, sums) in sums.as_chunks_mut::<2>().0.iter_mut().enumerate() {

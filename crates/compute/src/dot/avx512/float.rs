@@ -2,7 +2,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{AHEAD, vnni};
+use super::vnni;
+use crate::dot::prefetch::Ahead;
 
 vnni! {
     #[inline]
@@ -30,16 +31,15 @@ macro_rules! rows {
         /// `y[r]` = weight row r times `x`.
         pub(super) fn $name(weights: &[u8], x: &[f32], y: &mut [f32]) {
             assert_eq!(weights.len(), y.len() * x.len() * $bytes);
+            let ahead = Ahead::of($bytes, 1);
             for (row, y) in weights.chunks_exact((x.len() * $bytes).max(1)).zip(y) {
                 let mut sums = [_mm512_setzero_ps(); 4];
                 let whole = x.len() / 64 * 64;
                 for i in (0..whole).step_by(64) {
-                    // SAFETY: values i .. i + 64 of the row and of x; a prefetch may point anywhere.
+                    // SAFETY: values i .. i + 64 of the row and of x.
                     unsafe {
                         let w = row.as_ptr().add(i * $bytes);
-                        for line in (0..64 * $bytes).step_by(64) {
-                            _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(AHEAD + line).cast());
-                        }
+                        ahead.fetch(w, 64 * $bytes);
                         for (k, sum) in sums.iter_mut().enumerate() {
                             let x = _mm512_loadu_ps(x.as_ptr().add(i + 16 * k));
                             *sum = _mm512_fmadd_ps($load(w.add(16 * k * $bytes), !0), x, *sum);

@@ -12,10 +12,11 @@ use quern_tensor_io::layout::{self, F16, IQ1M, IQ1S, IQ2S, IQ2XS, IQ2XXS, IQ3S, 
 use super::bits::{EVEN_BYTES, add_16s, add_32s, constant, load64, spread16};
 use super::iq1::{iq1_m_block, iq1_s_block};
 pub(super) use super::iq1::{iq1_m_codes, iq1_s_codes};
-use super::{AHEAD, vnni};
+use super::vnni;
 use crate::activations::Row;
 use crate::block::grid::constants;
 use crate::block::view;
+use crate::dot::prefetch::Ahead;
 
 /// Four parts of 64 magnitudes and their signs.
 type Signed = ([__m512i; 4], [u64; 4]);
@@ -257,16 +258,14 @@ macro_rules! rows {
             let blocks = x.d.len();
             assert_eq!(weights.len(), y.len() * blocks * BYTES);
             assert!(x.codes.len() == blocks * 256 && x.sums.len() == blocks * 16);
+            let ahead = Ahead::of(BYTES, 256);
             for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let mut sum = _mm512_setzero_ps();
                 for (i, &xd) in x.d.iter().enumerate() {
-                    // SAFETY: block i of the row, codes and sums, whose lengths are checked above; a
-                    // prefetch may point anywhere.
+                    // SAFETY: block i of the row, codes and sums, whose lengths are checked above.
                     unsafe {
                         let b = row.as_ptr().cast::<$block>().add(i);
-                        for line in (0..BYTES).step_by(64) {
-                            _mm_prefetch::<_MM_HINT_T0>(b.wrapping_byte_add(AHEAD + line).cast());
-                        }
+                        ahead.fetch(b.cast(), BYTES);
                         let $b = &*b;
                         let (c, s) = (x.codes.as_ptr().add(i * 256), x.sums.as_ptr().add(i * 16));
                         let acc = _mm512_cvtepi32_ps($integers($b, c.cast(), s));

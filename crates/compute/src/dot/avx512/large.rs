@@ -16,9 +16,10 @@ use super::bits::{
     EVEN_BYTES, OR_AND, add_16s, add_32s, constant, load_sums, load64, multishift, spread16, spread32,
     take_zero, twice32,
 };
-use super::{AHEAD, vnni};
+use super::vnni;
 use crate::activations::Row;
 use crate::block::tables;
+use crate::dot::prefetch::Ahead;
 
 // Fields that are loaded together with those beside them.
 const _: () = assert!(offset_of!(Q4K, scales) == 4 && offset_of!(Q5K, scales) == 4);
@@ -291,19 +292,16 @@ macro_rules! rows {
             let blocks = x.d.len();
             assert_eq!(weights.len(), y.len() * blocks * BYTES);
             assert!(x.codes.len() == blocks * 256 && x.sums.len() == blocks * 16);
+            let ahead = Ahead::of(BYTES, 256);
             for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let mut sum = _mm512_setzero_ps();
                 let mut minima = _mm256_setzero_ps();
                 for i in 0..blocks {
-                    // SAFETY: block i of the row, codes and sums, whose lengths are checked above; a
-                    // prefetch may point anywhere.
+                    // SAFETY: block i of the row, codes and sums, whose lengths are checked above.
                     unsafe {
                         let b = row.as_ptr().cast::<$block>().add(i);
-                        let (ahead, c, s) =
-                            (b.wrapping_byte_add(AHEAD), x.codes.as_ptr().add(i * 256), x.sums.as_ptr().add(i * 16));
-                        for line in (0..BYTES).step_by(64) {
-                            _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_byte_add(line).cast());
-                        }
+                        let (c, s) = (x.codes.as_ptr().add(i * 256), x.sums.as_ptr().add(i * 16));
+                        ahead.fetch(b.cast(), BYTES);
                         let (acc, min) = $integers(&*b, c.cast(), s);
                         let d = scale::<$min>(b.cast::<u8>().add(offset_of!($block, d)), *x.d.get_unchecked(i));
                         sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(acc), _mm512_broadcastss_ps(d), sum);

@@ -6,9 +6,10 @@ use std::arch::x86_64::*;
 use quern_tensor_io::layout::{F16, NVFP4, Q1_0, Q2_0};
 
 use super::bits::{constant, load64, multishift, spread8, spread16};
-use super::{AHEAD, vnni};
+use super::vnni;
 use crate::activations::Row;
 use crate::block::tables;
+use crate::dot::prefetch::Ahead;
 
 vnni! {
     /// # Safety
@@ -108,13 +109,14 @@ macro_rules! rows {
             assert!(x.d.len() == blocks * 2 * $parts && x.codes.len() == x.d.len() * 32);
             assert!(x.sums.len() == x.d.len() * 2);
             let (starts, scales) = (starts($zero, &x), scales($unit, &x));
+            let ahead = Ahead::of(BYTES, 64 * $parts);
             for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let block = |i: usize, sum: &mut __m512| {
                     // SAFETY: block i of the row, its codes, starts and scales, of which there are as many
-                    // as checked above; a prefetch may point anywhere.
+                    // as checked above.
                     unsafe {
                         let b = row.as_ptr().cast::<$block>().add(i);
-                        _mm_prefetch::<_MM_HINT_T0>(b.wrapping_byte_add(AHEAD).cast());
+                        ahead.fetch(b.cast(), BYTES);
                         let b = &*b;
                         let mut terms = _mm512_setzero_ps();
                         for z in 0..$parts {

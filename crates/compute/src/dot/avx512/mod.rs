@@ -5,7 +5,6 @@
 //! 32-byte group is loaded into both halves of a register, and each half is shifted its own way.
 
 mod bits;
-mod eights;
 mod f8;
 mod float;
 mod grid;
@@ -22,9 +21,5 @@ macro_rules! vnni {
     )* };
 }
 use vnni;
-
-/// How far ahead of the current block memory is prefetched. On Zen 5 4096 bytes gave an eighth to a quarter more
-/// speed than 1024, and 8192 no more.
-const AHEAD: usize = 4096;
 
 super::kernel_tables!();
