@@ -7,10 +7,15 @@ use super::vnni;
 /// Byte i of a 64-byte control: the bit offset, in the 64-bit word around byte i, at which `vpmultishiftqb`
 /// takes that byte; `low` and `high` shift the lower and upper 32 bytes right (left if negative).
 pub(super) const fn multishift(low: i32, high: i32) -> [u8; 64] {
+    multishift_words([low, low, low, low, high, high, high, high])
+}
+
+/// The same with a shift for each word of 64 bits.
+pub(super) const fn multishift_words(shifts: [i32; 8]) -> [u8; 64] {
     let mut control = [0; 64];
     let mut i = 0;
     while i < 64 {
-        control[i] = (8 * (i as i32 % 8) + if i < 32 { low } else { high }).rem_euclid(64) as u8;
+        control[i] = (8 * (i as i32 % 8) + shifts[i / 8]).rem_euclid(64) as u8;
         i += 1;
     }
     control
@@ -22,6 +27,17 @@ pub(super) const fn spread16(first: u16, run: usize, step: u16) -> [u16; 32] {
     let mut i = 0;
     while i < 32 {
         lanes[i] = first + (i / run) as u16 * step;
+        i += 1;
+    }
+    lanes
+}
+
+/// As [`spread16`], to pick bytes out of 16 as lanes of 16 bits: the upper byte of each picks byte 16, which is zero.
+pub(super) const fn pick16(first: u16, run: usize, step: u16) -> [u16; 32] {
+    let mut lanes = spread16(first, run, step);
+    let mut i = 0;
+    while i < 32 {
+        lanes[i] |= 16 << 8;
         i += 1;
     }
     lanes
@@ -92,9 +108,8 @@ vnni! {
     #[inline]
     pub(super) fn add_32s(acc: __m512i, z: usize, codes: __m512i, c: __m512i, scales: __m128i) -> __m512i {
         static PICK: [[u16; 32]; 4] =
-            [spread16(0, 16, 1), spread16(2, 16, 1), spread16(4, 16, 1), spread16(6, 16, 1)];
-        let scales = _mm512_castsi128_si512(scales);
-        let scale = _mm512_maskz_permutexvar_epi8(EVEN_BYTES, constant(&PICK[z]), scales);
+            [pick16(0, 16, 1), pick16(2, 16, 1), pick16(4, 16, 1), pick16(6, 16, 1)];
+        let scale = _mm512_permutexvar_epi8(constant(&PICK[z]), _mm512_zextsi128_si512(scales));
         _mm512_dpwssd_epi32(acc, _mm512_maddubs_epi16(codes, c), scale)
     }
 

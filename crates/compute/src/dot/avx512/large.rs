@@ -13,7 +13,7 @@ use std::mem::offset_of;
 use quern_tensor_io::layout::{IQ4XS, Q2K, Q3K, Q4K, Q5K, Q6K, TQ1_0, TQ2_0};
 
 use super::bits::{
-    EVEN_BYTES, OR_AND, add_16s, add_32s, constant, load_sums, load64, multishift, spread16, spread32,
+    OR_AND, add_16s, add_32s, constant, load_sums, load64, multishift, multishift_words, pick16, spread32,
     take_zero, twice32,
 };
 use super::vnni;
@@ -45,9 +45,9 @@ vnni! {
     /// `z` is below 4.
     #[inline]
     unsafe fn nibbles(qs: &[u8; 128], z: usize) -> __m512i {
-        const SHIFT: [u16; 32] = spread16(0, 16, 4);
+        static SHIFT: [u8; 64] = multishift(0, 4);
         // SAFETY: within the 128 bytes.
-        let x = _mm512_srlv_epi16(unsafe { twice32(qs.as_ptr().add(32 * z)) }, constant(&SHIFT));
+        let x = _mm512_multishift_epi64_epi8(constant(&SHIFT), unsafe { twice32(qs.as_ptr().add(32 * z)) });
         _mm512_and_si512(x, _mm512_set1_epi8(15))
     }
 
@@ -58,9 +58,10 @@ vnni! {
     /// `z` is below 4.
     #[inline]
     unsafe fn crumbs(qs: &[u8; 64], z: usize) -> __m512i {
-        static SHIFT: [[u16; 32]; 2] = [spread16(0, 16, 2), spread16(4, 16, 2)];
+        static SHIFT: [[u8; 64]; 2] = [multishift(0, 2), multishift(4, 6)];
         // SAFETY: within the 64 bytes.
-        let x = _mm512_srlv_epi16(unsafe { twice32(qs.as_ptr().add(z / 2 * 32)) }, constant(&SHIFT[z % 2]));
+        let x = unsafe { twice32(qs.as_ptr().add(z / 2 * 32)) };
+        let x = _mm512_multishift_epi64_epi8(constant(&SHIFT[z % 2]), x);
         _mm512_and_si512(x, _mm512_set1_epi8(3))
     }
 
@@ -83,9 +84,9 @@ vnni! {
     /// 16 sums are readable.
     #[inline]
     unsafe fn minima_6bit(scales: __m128i, s: *const i16) -> __m256i {
-        const PICK: [u16; 32] = spread16(8, 2, 1);
+        const PICK: [u16; 32] = pick16(8, 2, 1);
         let pick = _mm512_castsi512_si256(constant(&PICK));
-        let m = _mm256_maskz_permutexvar_epi8(EVEN_BYTES as u32, pick, _mm256_castsi128_si256(scales));
+        let m = _mm256_permutexvar_epi8(pick, _mm256_zextsi128_si256(scales));
         // SAFETY: guaranteed by the caller.
         _mm256_dpwssd_epi32(_mm256_setzero_si256(), m, unsafe { load_sums(s) })
     }
@@ -196,15 +197,7 @@ vnni! {
     unsafe fn iq4_xs_block(b: &IQ4XS, c: *const u8, s: *const i16) -> (__m512i, __m256i) {
         static PICK: [[u32; 16]; 4] =
             [spread32(0, 8, 2), spread32(4, 8, 2), spread32(8, 8, 2), spread32(12, 8, 2)];
-        const SHIFT: [u16; 32] = {
-            let mut shift = spread16(0, 8, 4);
-            let mut i = 16;
-            while i < 32 {
-                shift[i] -= 8;
-                i += 1;
-            }
-            shift
-        };
+        static SHIFT: [u8; 64] = multishift_words([0, 0, 4, 4, 0, 0, 4, 4]);
         // SAFETY: all within the block, its 256 codes and 16 sums.
         unsafe {
             // The first 8 bytes are d, scales_h, scales_l; each scale twice.
@@ -223,7 +216,7 @@ vnni! {
             for z in 0..4 {
                 let q = _mm512_castsi256_si512(_mm256_loadu_si256(b.qs.as_ptr().add(32 * z).cast()));
                 let q = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 0, 1, 2, 3, 2, 3), q);
-                let q = _mm512_and_si512(_mm512_srlv_epi16(q, constant(&SHIFT)), _mm512_set1_epi8(15));
+                let q = _mm512_and_si512(_mm512_multishift_epi64_epi8(constant(&SHIFT), q), _mm512_set1_epi8(15));
                 let codes = _mm512_shuffle_epi8(table, q);
                 let dot = _mm512_dpbusd_epi32(_mm512_setzero_si512(), codes, load64(c.add(64 * z)));
                 let scale = _mm512_permutexvar_epi32(constant(&PICK[z]), wide);

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 
 use quern_tensor_io::layout::{F16, NVFP4, Q1_0, Q2_0};
 
-use super::bits::{constant, load64, multishift, spread8, spread16};
+use super::bits::{constant, load64, multishift, multishift_words, spread8, spread16};
 use super::vnni;
 use crate::activations::Row;
 use crate::block::tables;
@@ -42,19 +42,11 @@ vnni! {
 
     #[inline]
     fn nvfp4_codes(b: &NVFP4, _: usize) -> __m512i {
-        const SHIFT: [u16; 32] = {
-            let mut shift = spread16(0, 1, 0);
-            let mut i = 0;
-            while i < 32 {
-                shift[i] = (i / 4 % 2 * 4) as u16;
-                i += 1;
-            }
-            shift
-        };
+        static SHIFT: [u8; 64] = multishift_words([0, 4, 0, 4, 0, 4, 0, 4]);
         // SAFETY: 32 bytes.
         let x = _mm512_castsi256_si512(unsafe { _mm256_loadu_si256(b.qs.as_ptr().cast()) });
         let x = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 1, 1, 2, 2, 3, 3), x);
-        let q = _mm512_and_si512(_mm512_srlv_epi16(x, constant(&SHIFT)), _mm512_set1_epi8(15));
+        let q = _mm512_and_si512(_mm512_multishift_epi64_epi8(constant(&SHIFT), x), _mm512_set1_epi8(15));
         // SAFETY: 16 bytes.
         let table = unsafe { _mm_loadu_si128(tables::MXFP4.as_ptr().cast()) };
         _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_add_epi8(table, _mm_set1_epi8(12))), q)
