@@ -8,7 +8,7 @@
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use quern_compute::attention::{CacheData, Keys, LatentUp, Values, attention, latent_attention};
-use quern_compute::{AttentionShape, LatentShape, Matrix, Pool, Scratch, matmul, sample_weights};
+use quern_compute::{AttentionShape, LatentShape, Matrix, Pool, Scratch, gram, matmul, sample_weights};
 use quern_tensor_io::ElementType;
 
 const TYPES: [&str; 30] = [
@@ -224,5 +224,16 @@ fn attend_latent(bencher: Bencher, (heads, n, first): (usize, usize, usize)) {
     bencher.counter(counter).bench_local(|| {
         let keys = Keys { data: CacheData::F16(&cache), head_stride: 0 };
         latent_attention(&pool, &shape, &up, (&q, first), (keys, None), &mut out).expect("lengths fit");
+    });
+}
+
+/// The Hessian of a linear layer: multiply-adds of the lower triangle per second. (Columns, tokens.)
+#[divan::bench(args = [(2048, 2048), (5632, 2048)], sample_count = 6, sample_size = 1)]
+fn gram_matrix(bencher: Bencher, (columns, tokens): (usize, usize)) {
+    let pool = pool();
+    let x: Vec<f32> = (0..tokens * columns).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 500.0).collect();
+    let mut sum = vec![0f32; columns * columns];
+    bencher.counter(ItemsCount::new(tokens * columns * (columns + 1) / 2)).bench_local(|| {
+        gram(&pool, &x, columns, &mut sum).expect("lengths fit");
     });
 }
