@@ -4,7 +4,11 @@
 //! `d = max|x| / 127` and codes `c = round(x / d)`, half to even, in -127..=127. They come with the sum
 //! of the codes of every 16 values, with which kernels subtract a block's zero point and minimum.
 
+mod eights;
+
 use quern_tensor_io::ElementType;
+
+pub(crate) use eights::Eight;
 
 use crate::simd::{Level, Op, dispatch};
 
@@ -40,6 +44,8 @@ pub(crate) struct Activations {
     pub d: Vec<f32>,
     /// `[n][columns / 16]`
     pub sums: Vec<i16>,
+    /// For groups of 32, `[n][columns / 256]`, the last of a row filled up with zeros.
+    eights: Vec<Eight>,
 }
 
 /// One row of [`Activations`].
@@ -48,6 +54,8 @@ pub(crate) struct Row<'a> {
     pub codes: &'a [i8],
     pub d: &'a [f32],
     pub sums: &'a [i16],
+    /// The same values in another order, for groups of 32.
+    pub eights: &'a [Eight],
 }
 
 impl Activations {
@@ -56,15 +64,51 @@ impl Activations {
         self.codes.resize(n * columns, 0);
         self.d.resize(n * (columns / group.len()), 0.0);
         self.sums.resize(n * (columns / 16), 0);
+        self.eights.resize(n * eights_of_row(group, columns), Eight::ZERO);
+    }
+
+    /// Quantizes `x` as row `i` of those last resized to.
+    pub fn quantize(&mut self, level: Level, group: Group, columns: usize, i: usize, x: &[f32]) {
+        let (scales, sums) = (columns / group.len(), columns / 16);
+        quantize_row(
+            level,
+            group,
+            x,
+            &mut self.codes[i * columns..][..columns],
+            &mut self.d[i * scales..][..scales],
+            &mut self.sums[i * sums..][..sums],
+        );
+        self.arrange(group, columns, i);
+    }
+
+    /// Arranges the codes of row `i` in eights.
+    pub(crate) fn arrange(&mut self, group: Group, columns: usize, i: usize) {
+        let count = eights_of_row(group, columns);
+        if count > 0 {
+            let mut eights = std::mem::take(&mut self.eights);
+            eights::arrange(&self.row(group, columns, i), &mut eights[i * count..][..count]);
+            self.eights = eights;
+        }
     }
 
     /// Row `i` of those last resized to.
     pub fn row(&self, group: Group, columns: usize, i: usize) -> Row<'_> {
+        let count = eights_of_row(group, columns);
         Row {
             codes: &self.codes[i * columns..][..columns],
             d: &self.d[i * (columns / group.len())..][..columns / group.len()],
             sums: &self.sums[i * (columns / 16)..][..columns / 16],
+            // None while they are being made.
+            eights: self.eights.get(i * count..(i + 1) * count).unwrap_or_default(),
         }
+    }
+}
+
+/// How many [`Eight`] a row takes.
+fn eights_of_row(group: Group, columns: usize) -> usize {
+    match group {
+        Group::Of32 => columns.div_ceil(8 * group.len()),
+        Group::Of256 => 0,
     }
 }
 

@@ -4,7 +4,7 @@
 //! activations and f32 sums. Work is split by rows of the weights, never along a sum, so the result does not
 //! depend on the number of threads.
 
-use crate::activations::{Activations, Group, quantize_row};
+use crate::activations::{Activations, Group};
 use crate::error::same;
 use crate::{Matrix, Pool, Result, block, dot, gemm};
 
@@ -75,16 +75,8 @@ fn few_rows(
     for (group, acts) in [(Group::Of32, &mut scratch.of32), (Group::Of256, &mut scratch.of256)] {
         if weights.iter().any(|w| self::group(w) == Some(group)) {
             acts.resize(group, columns, n);
-            let scales = columns / group.len();
             for i in 0..n {
-                quantize_row(
-                    level,
-                    group,
-                    &x[i * columns..][..columns],
-                    &mut acts.codes[i * columns..][..columns],
-                    &mut acts.d[i * scales..][..scales],
-                    &mut acts.sums[i * (columns / 16)..][..columns / 16],
-                );
+                acts.quantize(level, group, columns, i, &x[i * columns..][..columns]);
             }
         }
     }

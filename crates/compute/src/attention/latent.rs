@@ -23,7 +23,7 @@ use zerocopy::IntoBytes;
 
 use super::softmax::{Online, online};
 use super::{AttentionShape, Beside, Chosen, KEYS, Keys, Of, ROWS, gather_all};
-use crate::activations::{Activations, quantize_row};
+use crate::activations::Activations;
 use crate::aligned::Aligned;
 use crate::error::same;
 use crate::fgemm::{LANES, Product, multiply_add};
@@ -402,7 +402,7 @@ fn rows_times(
     let data = &matrix.data()[rows.start * bytes..rows.end * bytes];
     let Some(group) = group(matrix) else { return dot::float_rows(level, element_type, data, x, out) };
     memory.resize(group, x.len(), 1);
-    quantize_row(level, group, x, &mut memory.codes, &mut memory.d, &mut memory.sums);
+    memory.quantize(level, group, x.len(), 0, x);
     dot::rows(level, element_type, data, memory.row(group, x.len(), 0), out);
 }
 

@@ -2,7 +2,7 @@
 
 use quern_tensor_io::ElementType;
 
-use crate::activations::{Activations, Group, Row, quantize_row};
+use crate::activations::{Activations, Group, Row};
 use crate::block::is_known;
 use crate::simd::Level;
 use crate::testing::{Random, fewer, random_row};
@@ -36,7 +36,7 @@ fn every_level_agrees_with_the_specification() {
                     .collect();
                 let mut acts = Activations::default();
                 acts.resize(group, columns, 1);
-                quantize_row(Level::Scalar, group, &x, &mut acts.codes, &mut acts.d, &mut acts.sums);
+                acts.quantize(Level::Scalar, group, columns, 0, &x);
                 let mut expected = vec![0f32; rows];
                 super::scalar::rows(element_type, &weights, acts.row(group, columns, 0), &mut expected);
                 for level in Level::available() {
@@ -74,6 +74,7 @@ fn one_block_is_exact() {
             for (s, c) in acts.sums.iter_mut().zip(acts.codes.chunks(16)) {
                 *s = c.iter().map(|&c| i16::from(c)).sum();
             }
+            acts.arrange(group, len, 0);
             let mut expected = [0f32];
             super::scalar::rows(element_type, &block, acts.row(group, len, 0), &mut expected);
             for level in Level::available() {

@@ -8,7 +8,7 @@
 //! scales         of blocks 0, 2, 4, 6     of blocks 1, 3, 5, 7
 //! ```
 //!
-//! A pair's scales are then a permutation within 128 bits. The activations are arranged likewise, once for all rows.
+//! A pair's scales are then a permutation within 128 bits. The activations are arranged likewise ([`Eight`](crate::activations::Eight)).
 //! Codes are multiplied as they are stored, and the zero point is taken off eight blocks at once, in f32: for q4_0 that
 //! leaves 8 instructions a block, where taking blocks one by one with signed values takes 20.
 
@@ -20,40 +20,6 @@ use super::{avx2, load32, look_up, pairs, total};
 use crate::activations::Row;
 use crate::block::tables;
 use crate::dot::prefetch::Ahead;
-
-/// Eight blocks of activations.
-#[derive(Clone)]
-#[repr(C, align(64))]
-pub(in crate::dot) struct Eight {
-    /// Of each pair: values 0 .. 16 of a and of b, then 16 .. 32 of a and of b.
-    pub codes: [[i8; 64]; 4],
-    /// Scales of blocks 0, 2, 4, 6, 1, 3, 5, 7.
-    pub d: [f32; 8],
-    /// Scales times sums of codes, in the same order.
-    pub sums: [f32; 8],
-}
-
-/// Where block `i` of eight has its scale.
-const fn place(i: usize) -> usize {
-    i % 2 * 4 + i / 2
-}
-
-/// The blocks of a row, and zeros up to a whole number of eights.
-pub(in crate::dot) fn arrange(x: &Row) -> Vec<Eight> {
-    let zero = Eight { codes: [[0; 64]; 4], d: [0.0; 8], sums: [0.0; 8] };
-    let mut eights = vec![zero; x.d.len().div_ceil(8)];
-    let codes = x.codes.as_chunks::<16>().0.as_chunks::<2>().0.chunks(8);
-    let sums = x.sums.as_chunks::<2>().0.chunks(8);
-    for (eight, ((codes, d), sums)) in eights.iter_mut().zip(codes.zip(x.d.chunks(8)).zip(sums)) {
-        for (i, ((codes, d), sums)) in codes.iter().zip(d).zip(sums).enumerate() {
-            let pair = eight.codes[i / 2].as_chunks_mut::<16>().0;
-            (pair[i % 2], pair[2 + i % 2]) = (codes[0], codes[1]);
-            eight.d[place(i)] = *d;
-            eight.sums[place(i)] = d * (i32::from(sums[0]) + i32::from(sums[1])) as f32;
-        }
-    }
-    eights
-}
 
 /// Moves the first `KEEP` bytes of two blocks, `BYTES` apart in 32 bytes, to place `pair` of their halves, `WIDTH` wide.
 const fn gather(bytes: usize, keep: usize, width: usize, pair: usize) -> [u8; 32] {
@@ -293,8 +259,8 @@ macro_rules! rows_of_eights {
             let blocks = x.d.len();
             assert_eq!(weights.len(), y.len() * blocks * BYTES);
             assert!(x.codes.len() == blocks * 32 && x.sums.len() == blocks * 2);
-            let eights = arrange(&x);
-            let (whole, rest) = eights.split_at(blocks / 8);
+            assert_eq!(x.eights.len(), blocks.div_ceil(8));
+            let (whole, rest) = x.eights.split_at(blocks / 8);
             let mut last = [0; 8 * BYTES];
             let ahead = Ahead::of(BYTES, 32);
             for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {

@@ -9,7 +9,7 @@ use super::vnni;
 use crate::activations::Row;
 use crate::block::tables;
 use crate::dot::avx2::small::{
-    Offset, activations, arrange, fp4_scales, mxfp4_scales, nf4_scales, nibbles, one_half, q8_0_scales,
+    Offset, activations, fp4_scales, mxfp4_scales, nf4_scales, nibbles, one_half, q8_0_scales,
     rows_of_eights, two_halves, whole_bytes,
 };
 use crate::dot::avx2::total;
