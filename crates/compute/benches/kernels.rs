@@ -5,10 +5,14 @@
 //! matrix: items are multiply-adds per second. Both use every core the process may run on. `cached`: as `decode`, on
 //! one thread, with weights that stay in its second-level cache: what the instructions alone allow.
 
+use std::sync::Arc;
+
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use quern_compute::attention::{CacheData, Keys, LatentUp, Values, attention, latent_attention};
-use quern_compute::{AttentionShape, LatentShape, Matrix, Pool, Scratch, gram, matmul, sample_weights};
+use quern_compute::{
+    AttentionShape, Device, Executor, LatentShape, Matrix, Pool, Scratch, ValuesMut, matmul, sample_weights,
+};
 use quern_tensor_io::ElementType;
 
 const TYPES: [&str; 30] = [
@@ -230,10 +234,12 @@ fn attend_latent(bencher: Bencher, (heads, n, first): (usize, usize, usize)) {
 /// The Hessian of a linear layer: multiply-adds of the lower triangle per second. (Columns, tokens.)
 #[divan::bench(args = [(2048, 2048), (5632, 2048)], sample_count = 6, sample_size = 1)]
 fn gram_matrix(bencher: Bencher, (columns, tokens): (usize, usize)) {
-    let pool = pool();
+    let mut executor = Executor::new(&Device::Cpu(Arc::new(pool()))).expect("the CPU is there");
     let x: Vec<f32> = (0..tokens * columns).map(|i| ((i * 7919 % 1009) as f32 - 504.0) / 500.0).collect();
     let mut sum = vec![0f32; columns * columns];
     bencher.counter(ItemsCount::new(tokens * columns * (columns + 1) / 2)).bench_local(|| {
-        gram(&pool, &x, columns, &mut sum).expect("lengths fit");
+        executor
+            .gram(quern_compute::Values::Host(&x), columns, ValuesMut::Host(&mut sum))
+            .expect("lengths fit");
     });
 }

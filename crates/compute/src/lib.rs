@@ -53,6 +53,7 @@ pub use gram::cross::cross;
 pub use gram::factor::{BadPivot, factor};
 pub use gram::factor64::factor_f64;
 pub use gram::gram;
+pub use gram::mirror::{lower_to_upper, upper_to_lower};
 pub use matmul::{Scratch, matmul};
 pub use matrix::{Matrix, get_row, supports};
 pub use pool::Pool;

@@ -37,7 +37,8 @@ impl Buffer {
         match self {
             Self::Host(values) => {
                 if values.len() < length {
-                    values.resize(length, 0.0);
+                    // Not resized: this memory is zero without being written.
+                    *values = vec![0.0; length];
                 }
                 Ok(())
             }

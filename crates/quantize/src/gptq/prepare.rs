@@ -1,8 +1,9 @@
 //! From the sum of products to what the column loop needs: order, damping, factor.
 
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use quern_compute::{Pool, factor, factor_f64};
+use quern_compute::{Pool, factor, factor_f64, lower_to_upper, upper_to_lower};
 
 use super::card::{self, Factored};
 use super::hessian::Sum;
@@ -53,7 +54,7 @@ impl Prepared {
         let (columns, tokens) = (hessian.columns, hessian.tokens());
         let diagonal = hessian.diagonal()?;
         let not_finite = match &hessian.sum {
-            Sum::Host(sum) => first_not_finite(sum, columns),
+            Sum::Host(sum) => first_not_finite(pool, sum, columns),
             Sum::Card(sums) => sums.first_not_finite()?,
         };
         if let Some((row, column, value)) = not_finite {
@@ -70,12 +71,12 @@ impl Prepared {
         let mut squares = Squares::of(&plan);
         let made = match hessian.sum {
             Sum::Host(mut sum) => {
-                mirror(&mut sum, columns);
+                lower_to_upper(pool, &mut sum, columns);
                 permute(pool, &mut sum, &plan.order);
                 let mut damped = Damped { matrix: sum, damping: &damping };
                 damped.factor(pool, settings.damp).map(|damp| {
                     squares.values = damped.squares(&squares, damp);
-                    mirror(&mut damped.matrix, columns);
+                    lower_to_upper(pool, &mut damped.matrix, columns);
                     (damp, damped.matrix, None)
                 })
             }
@@ -220,10 +221,8 @@ impl Damped<'_> {
 
     fn in_f32(&mut self, pool: &Pool, damp: f64, floor: f32) -> bool {
         let n = self.damping.diagonal.len();
+        upper_to_lower(pool, &mut self.matrix, n);
         for i in 0..n {
-            for j in 0..i {
-                self.matrix[i * n + j] = self.matrix[j * n + i];
-            }
             self.matrix[i * n + i] = self.damping.damped(i, damp, floor) as f32;
         }
         let least = self.damping.least(damp) as f32;
@@ -270,25 +269,17 @@ impl Squares {
 }
 
 /// Row and column of the first number of the lower triangle that is infinite or none, and that number.
-fn first_not_finite(sum: &[f32], columns: usize) -> Option<(usize, usize, f32)> {
-    sum.chunks(columns.max(1)).enumerate().find_map(|(i, row)| {
-        let j = row[..=i].iter().position(|x| !x.is_finite())?;
-        Some((i, j, row[j]))
-    })
-}
-
-/// Copies the lower triangle to the upper one.
-fn mirror(a: &mut [f32], n: usize) {
-    const TILE: usize = 64;
-    for rows in (0..n).step_by(TILE) {
-        for columns in (0..=rows).step_by(TILE) {
-            for i in rows..n.min(rows + TILE) {
-                for j in columns..i.min(columns + TILE) {
-                    a[j * n + i] = a[i * n + j];
-                }
-            }
+fn first_not_finite(pool: &Pool, sum: &[f32], columns: usize) -> Option<(usize, usize, f32)> {
+    let first = AtomicUsize::new(usize::MAX);
+    let row = |i: usize| &sum[i * columns..][..=i];
+    pool.run(columns, |i| {
+        if row(i).iter().any(|x| !x.is_finite()) {
+            first.fetch_min(i, Ordering::Relaxed);
         }
-    }
+    });
+    let i = Some(first.into_inner()).filter(|i| *i < columns)?;
+    let j = row(i).iter().position(|x| !x.is_finite())?;
+    Some((i, j, row(i)[j]))
 }
 
 /// Brings rows and columns into `order`, in place.
@@ -343,7 +334,7 @@ mod tests {
                 assert_eq!(a[i * n + j] as usize, order[i] as usize * n + order[j] as usize);
             }
         }
-        mirror(&mut a, n);
+        lower_to_upper(&Pool::new(2), &mut a, n);
         assert!((0..n * n).all(|k| a[k] == a[k % n * n + k / n]));
     }
 }

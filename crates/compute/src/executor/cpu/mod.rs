@@ -16,7 +16,7 @@ mod sums;
 use std::sync::Arc;
 
 use crate::matmul::Scratch;
-use crate::{Pool, Result};
+use crate::{Pool, Result, gram};
 
 use super::{Values, ValuesMut};
 
@@ -36,6 +36,7 @@ pub(super) struct Executor {
     second: Vec<f32>,
     /// Queries, keys and values taken apart.
     heads: Vec<f32>,
+    gram: gram::Scratch,
 }
 
 impl Executor {
@@ -48,6 +49,7 @@ impl Executor {
             first: Vec::new(),
             second: Vec::new(),
             heads: Vec::new(),
+            gram: gram::Scratch::default(),
         }
     }
 

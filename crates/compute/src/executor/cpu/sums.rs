@@ -3,12 +3,13 @@
 use super::Executor;
 use crate::error::same;
 use crate::executor::{Values, ValuesMut};
+use crate::gram::gram_in;
 use crate::parallel::{part_of, share};
-use crate::{Result, cross, gram};
+use crate::{Result, cross};
 
 impl Executor {
     pub fn gram(&mut self, x: Values<'_>, columns: usize, sum: ValuesMut<'_>) -> Result<()> {
-        gram(&self.pool, x.host()?, columns, sum.host()?)
+        gram_in(&mut self.gram, &self.pool, x.host()?, columns, sum.host()?)
     }
 
     pub fn cross(

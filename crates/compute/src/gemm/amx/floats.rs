@@ -27,20 +27,12 @@ pub(crate) struct FloatSums(pub(super) [[[f32; 16]; BLOCK_ROWS]; 4]);
 /// 16 activation rows, 256 columns: three parts in steps of 32 columns.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
-pub(super) struct Block([[[[u16; 32]; BLOCK_ROWS]; STEPS]; 3]);
-
-impl Block {
-    pub const ZERO: Block = Block([[[[0; 32]; BLOCK_ROWS]; STEPS]; 3]);
-}
+struct Block([[[[u16; 32]; BLOCK_ROWS]; STEPS]; 3]);
 
 /// 16 weight rows, 256 columns: up to three parts; a row of a tile is 2 columns of 16 weight rows.
 #[derive(Clone)]
 #[repr(C, align(64))]
-pub(super) struct Planes([[[[u32; 16]; 16]; STEPS]; 3]);
-
-impl Planes {
-    pub const ZERO: Planes = Planes([[[[0; 16]; 16]; STEPS]; 3]);
-}
+struct Planes([[[[u32; 16]; 16]; STEPS]; 3]);
 
 /// All activations of a product: `[depth][n / 16]` blocks.
 #[derive(Debug, Default)]
@@ -80,7 +72,7 @@ impl FloatRows {
     /// Lays out `x` (`[n][columns]`); what is missing to whole blocks is zero.
     pub fn fill(&mut self, level: Level, pool: &Pool, x: &[f32], columns: usize, n: usize) {
         let (depths, groups) = (columns.div_ceil(DEPTH), n.div_ceil(BLOCK_ROWS));
-        self.blocks.resize(depths * groups, Block::ZERO);
+        self.blocks.resize(depths * groups, Block([[[[0; 32]; BLOCK_ROWS]; STEPS]; 3]));
         self.groups = groups;
         let slots = Slots(self.blocks.as_mut_ptr());
         let slots = &slots;
@@ -102,7 +94,7 @@ impl FloatRows {
 }
 
 /// Cuts 256 values of a row of a block in three parts.
-pub(super) fn cut_row(level: Level, values: &[f32; DEPTH], row: usize, block: &mut Block) {
+fn cut_row(level: Level, values: &[f32; DEPTH], row: usize, block: &mut Block) {
     #[cfg(target_arch = "x86_64")]
     if level.here() >= Level::Avx512 {
         // SAFETY: the CPU has the level.
@@ -121,12 +113,7 @@ pub(super) fn cut_row(level: Level, values: &[f32; DEPTH], row: usize, block: &m
 }
 
 /// Cuts a tile of `[256][32]` numbers into so many planes of its two halves.
-pub(super) fn cut_tile(
-    level: Level,
-    tile: &[[f32; TASK_ROWS]; DEPTH],
-    parts: usize,
-    planes: &mut [Planes; 2],
-) {
+fn cut_tile(level: Level, tile: &[[f32; TASK_ROWS]; DEPTH], parts: usize, planes: &mut [Planes; 2]) {
     #[cfg(target_arch = "x86_64")]
     if level.here() >= Level::Avx512 {
         // SAFETY: the CPU has the level.
@@ -271,7 +258,7 @@ pub(super) unsafe fn floats_on<U: Unit>(
     let parts = parts(w);
     let pairs = pairs.min((w.rows() - first).div_ceil(TASK_ROWS));
     let mut widened = Widened::new(TASK_ROWS);
-    let mut planes = vec![Planes::ZERO; 2];
+    let mut planes = vec![Planes([[[[0; 16]; 16]; STEPS]; 3]); 2];
     let Some(planes) = planes.first_chunk_mut::<2>() else { return };
     let mut exact = FloatSums([[[0.0; 16]; BLOCK_ROWS]; 4]);
     let mut kept = Kept::take();

@@ -21,7 +21,6 @@
 //! prefetches the next ones into the second-level cache.
 
 mod floats;
-mod gram;
 mod planes;
 mod rows;
 mod scale;
@@ -32,7 +31,6 @@ mod unit;
 use quern_tensor_io::ElementType;
 
 pub(crate) use floats::{FloatRows, floats, takes as takes_floats};
-pub(crate) use gram::{gram, takes as takes_gram};
 pub(crate) use rows::Rows;
 pub(crate) use unit::available;
 

@@ -5,7 +5,6 @@ use std::cell::RefCell;
 use quern_tensor_io::ElementType;
 
 use super::floats::{FloatRows, FloatSums, floats_on};
-use super::gram::gram_on;
 use super::rows::{Block, Rows};
 use super::unit::Hardware;
 use super::{BLOCK_ROWS, Kind, Sums, Unit, blocks_on, takes};
@@ -293,33 +292,4 @@ fn which_products_the_unit_takes() {
     assert!(!takes(Level::Amx, ElementType::Q4_0, 512) && !takes(Level::Amx, ElementType::Q8_0, 512));
     assert!(!takes(Level::Amx, ElementType::Q4K, 3) && !takes(Level::Avx512Vnni, ElementType::Q4K, 512));
     assert!(!takes(Level::Amx, ElementType::F16, 512) && !takes(Level::Amx, ElementType::NVFP4, 512));
-}
-
-#[test]
-fn gram_matrices_are_those_of_f32() {
-    let mut random = Random::new(12);
-    for &(columns, tokens) in fewer(&[(33, 40), (150, 70), (64, 300), (33, 1100)], 2) {
-        let x: Vec<f32> = (0..columns * tokens).map(|_| random.float()).collect();
-        let before: Vec<f32> = (0..columns * columns).map(|_| random.float()).collect();
-        let check = |name: &str, run: &dyn Fn(&Shared)| {
-            let mut sum = before.clone();
-            run(&Shared::new(&mut sum));
-            for (at, (found, start)) in sum.iter().zip(&before).enumerate() {
-                let (i, j) = (at / columns, at % columns);
-                if j > i {
-                    assert_eq!(found, start, "the upper triangle is not ours");
-                    continue;
-                }
-                let terms = x.chunks(columns).map(|x| f64::from(x[i]) * f64::from(x[j]));
-                let expected = f64::from(*start) + terms.sum::<f64>();
-                let off = (f64::from(*found) - expected).abs();
-                assert!(off < 1e-6 * (tokens as f64 / 3.0 + 4.0), "{name} {columns} {tokens} {i} {j}: {off}");
-            }
-        };
-        let pool = Pool::with_level(2, Level::best());
-        check("plain", &|sum| gram_on(|| Some(Plain::new()), &pool, &x, columns, sum));
-        if Hardware::new().is_some() {
-            check("unit", &|sum| gram_on(Hardware::new, &pool, &x, columns, sum));
-        }
-    }
 }
