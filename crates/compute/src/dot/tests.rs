@@ -90,14 +90,15 @@ fn one_block_is_exact() {
 fn float_rows_agree_at_every_level() {
     let mut random = Random::new(3);
     for (element_type, bytes) in [(ElementType::F32, 4), (ElementType::F16, 2), (ElementType::BF16, 2)] {
-        for &columns in fewer(&[1, 15, 64, 200, 1031], 4) {
+        // Rows of many columns are multiplied four at a time.
+        for &columns in fewer(&[1, 15, 64, 200, 1031, 4096 + 77], 4) {
             let x: Vec<f32> = (0..columns).map(|_| random.float()).collect();
-            let weights = random_row(&mut random, element_type, columns * 3, false);
-            let mut wide = vec![0f32; columns * 3];
+            let weights = random_row(&mut random, element_type, columns * 6, false);
+            let mut wide = vec![0f32; columns * 6];
             super::widen(Level::Scalar, element_type, &weights, &mut wide);
             assert_eq!(weights.len(), wide.len() * bytes);
             for level in Level::available() {
-                let mut y = [f32::NAN; 3];
+                let mut y = [f32::NAN; 6];
                 super::float_rows(level, element_type, &weights, &x, &mut y);
                 for (r, y) in y.iter().enumerate() {
                     let terms = wide[r * columns..][..columns].iter().zip(&x);

@@ -26,12 +26,51 @@ vnni! {
     }
 }
 
+/// Up to so many activations stay in the first-level cache while a row of weights passes through it. Where there are more,
+/// four rows share each that is read: on two threads of Zen 4, 5632 columns of f16 came at 26 GB/s row by row and at 31 GB/s so
+/// (2048 columns: 35 and 30).
+const IN_FIRST_LEVEL: usize = 4096;
+
 macro_rules! rows {
     ($($name:ident: $load:ident, $bytes:literal bytes;)*) => { vnni! { $(
         /// `y[r]` = weight row r times `x`.
         pub(super) fn $name(weights: &[u8], x: &[f32], y: &mut [f32]) {
             assert_eq!(weights.len(), y.len() * x.len() * $bytes);
             let ahead = Ahead::of($bytes, 1);
+            let together = if x.len() > IN_FIRST_LEVEL { y.len() / 4 * 4 } else { 0 };
+            let (fours, weights) = weights.split_at(together * x.len() * $bytes);
+            let (y_of_fours, y) = y.split_at_mut(together);
+            let of_fours = fours.chunks_exact((4 * x.len() * $bytes).max(1)).zip(y_of_fours.as_chunks_mut::<4>().0);
+            for (rows, y) in of_fours {
+                let mut sums = [[_mm512_setzero_ps(); 2]; 4];
+                let whole = x.len() / 32 * 32;
+                for i in (0..whole).step_by(32) {
+                    // SAFETY: values i .. i + 32 of each row and of x.
+                    unsafe {
+                        let values = [0, 16].map(|at| _mm512_loadu_ps(x.as_ptr().add(i + at)));
+                        for (r, sums) in sums.iter_mut().enumerate() {
+                            let w = rows.as_ptr().add((r * x.len() + i) * $bytes);
+                            ahead.fetch(w, 32 * $bytes);
+                            sums[0] = _mm512_fmadd_ps($load(w, !0), values[0], sums[0]);
+                            sums[1] = _mm512_fmadd_ps($load(w.add(16 * $bytes), !0), values[1], sums[1]);
+                        }
+                    }
+                }
+                for i in (whole..x.len()).step_by(16) {
+                    let mask = 0xffffu16 >> (16 - (x.len() - i).min(16));
+                    // SAFETY: the mask keeps to the values that each row and x have.
+                    unsafe {
+                        let values = _mm512_maskz_loadu_ps(mask, x.as_ptr().add(i));
+                        for (r, sums) in sums.iter_mut().enumerate() {
+                            let w = rows.as_ptr().add((r * x.len() + i) * $bytes);
+                            sums[0] = _mm512_fmadd_ps($load(w, mask), values, sums[0]);
+                        }
+                    }
+                }
+                for (y, sums) in y.iter_mut().zip(sums) {
+                    *y = _mm512_reduce_add_ps(_mm512_add_ps(sums[0], sums[1]));
+                }
+            }
             for (row, y) in weights.chunks_exact((x.len() * $bytes).max(1)).zip(y) {
                 let mut sums = [_mm512_setzero_ps(); 4];
                 let whole = x.len() / 64 * 64;
