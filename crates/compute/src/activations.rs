@@ -83,12 +83,13 @@ impl Activations {
 
     /// Arranges the codes of row `i` in eights.
     pub(crate) fn arrange(&mut self, group: Group, columns: usize, i: usize) {
-        let count = eights_of_row(group, columns);
-        if count > 0 {
-            let mut eights = std::mem::take(&mut self.eights);
-            eights::arrange(&self.row(group, columns, i), &mut eights[i * count..][..count]);
-            self.eights = eights;
-        }
+        let (scales, sums, count) = (columns / group.len(), columns / 16, eights_of_row(group, columns));
+        eights::arrange(
+            &self.codes[i * columns..][..columns],
+            &self.d[i * scales..][..scales],
+            &self.sums[i * sums..][..sums],
+            &mut self.eights[i * count..][..count],
+        );
     }
 
     /// Row `i` of those last resized to.
@@ -98,8 +99,7 @@ impl Activations {
             codes: &self.codes[i * columns..][..columns],
             d: &self.d[i * (columns / group.len())..][..columns / group.len()],
             sums: &self.sums[i * (columns / 16)..][..columns / 16],
-            // None while they are being made.
-            eights: self.eights.get(i * count..(i + 1) * count).unwrap_or_default(),
+            eights: &self.eights[i * count..][..count],
         }
     }
 }

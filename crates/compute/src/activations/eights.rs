@@ -1,7 +1,5 @@
 //! Activations in eights of blocks of 32, arranged as kernels read them: see `dot/avx2/small.rs`.
 
-use super::Row;
-
 /// Eight blocks of activations.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
@@ -24,11 +22,11 @@ const fn place(i: usize) -> usize {
     i % 2 * 4 + i / 2
 }
 
-/// Arranges a row's blocks of 32; zeros fill the last eight.
-pub(super) fn arrange(x: &Row, out: &mut [Eight]) {
-    let codes = x.codes.as_chunks::<16>().0.as_chunks::<2>().0.chunks(8);
-    let sums = x.sums.as_chunks::<2>().0.chunks(8);
-    for (eight, ((codes, d), sums)) in out.iter_mut().zip(codes.zip(x.d.chunks(8)).zip(sums)) {
+/// Arranges the blocks of 32 of a row that is quantized; zeros fill the last eight.
+pub(super) fn arrange(codes: &[i8], d: &[f32], sums: &[i16], out: &mut [Eight]) {
+    let codes = codes.as_chunks::<16>().0.as_chunks::<2>().0.chunks(8);
+    let sums = sums.as_chunks::<2>().0.chunks(8);
+    for (eight, ((codes, d), sums)) in out.iter_mut().zip(codes.zip(d.chunks(8)).zip(sums)) {
         if codes.len() < 8 {
             *eight = Eight::ZERO;
         }

@@ -36,6 +36,7 @@ pub(super) struct Executor {
     second: Vec<f32>,
     /// Queries, keys and values taken apart.
     heads: Vec<f32>,
+    /// Inputs of Gram matrices, packed.
     gram: gram::Scratch,
 }
 
