@@ -25,14 +25,14 @@ use std::sync::OnceLock;
 
 /// How the weights of a type are prefetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ahead {
+pub(super) struct Prefetch {
     /// Bytes between the weights that are multiplied and those asked for.
     distance: usize,
     /// Whether they are brought into the second-level cache only.
     second_level: bool,
 }
 
-impl Ahead {
+impl Prefetch {
     /// For a type of which so many values take so many bytes, on this processor.
     pub fn of(bytes: usize, values: usize) -> Self {
         static MAKER: OnceLock<Maker> = OnceLock::new();
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn the_distance_follows_the_processor_and_the_width_of_the_type() {
         let of = |maker, t: ElementType| {
-            let ahead = Ahead::on(maker, t.row_bytes(256).unwrap(), 256);
+            let ahead = Prefetch::on(maker, t.row_bytes(256).unwrap(), 256);
             (ahead.distance, ahead.second_level)
         };
         for t in [ElementType::Q4_0, ElementType::Q5K, ElementType::NVFP4] {

@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use super::{avx2, total};
-use crate::dot::prefetch::Ahead;
+use crate::dot::prefetch::Prefetch;
 use crate::float::f8_e4m3_to_f32;
 
 /// What makes up for the biases.
@@ -31,7 +31,7 @@ avx2! {
         assert_eq!(weights.len(), x.len());
         let mut all = _mm256_setzero_ps();
         let mut nan = _mm256_setzero_si256();
-        let ahead = Ahead::of(1, 1);
+        let ahead = Prefetch::of(1, 1);
         let mut rest = 0.0;
         for ((weights, x), scale) in weights.chunks(block).zip(x.chunks(block)).zip(scales) {
             let mut sums = [_mm256_setzero_ps(); 4];

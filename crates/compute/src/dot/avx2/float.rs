@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::{avx2, total};
-use crate::dot::prefetch::Ahead;
+use crate::dot::prefetch::Prefetch;
 use crate::float::{bf16_to_f32, f16_to_f32};
 
 avx2! {
@@ -32,7 +32,7 @@ macro_rules! rows {
         /// `y[r]` = weight row r times `x`.
         pub(super) fn $name(weights: &[u8], x: &[f32], y: &mut [f32]) {
             assert_eq!(weights.len(), y.len() * x.len() * $bytes);
-            let ahead = Ahead::of($bytes, 1);
+            let ahead = Prefetch::of($bytes, 1);
             for (row, y) in weights.chunks_exact((x.len() * $bytes).max(1)).zip(y) {
                 let mut sums = [_mm256_setzero_ps(); 4];
                 let whole = x.len() / 32 * 32;

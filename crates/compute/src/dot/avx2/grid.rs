@@ -10,7 +10,7 @@ use quern_tensor_io::layout::{self, IQ1M, IQ1S, IQ2S, IQ2XS, IQ2XXS, IQ3S, IQ3XX
 use super::{avx2, bits, half, load32, pairs, total};
 use crate::activations::Row;
 use crate::block::grid::{IQ1_EIGHTS, constants};
-use crate::dot::prefetch::Ahead;
+use crate::dot::prefetch::Prefetch;
 
 /// The signs of 32 values.
 #[inline(always)]
@@ -105,7 +105,7 @@ macro_rules! types {
             const BYTES: usize = size_of::<$block>();
             let blocks = x.d.len();
             assert_eq!(weights.len(), y.len() * blocks * BYTES);
-            let ahead = Ahead::of(BYTES, 256);
+            let ahead = Prefetch::of(BYTES, 256);
             for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let mut sum = _mm256_setzero_ps();
                 let codes = x.codes.as_chunks::<256>().0;

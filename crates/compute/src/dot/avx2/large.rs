@@ -11,7 +11,7 @@ use quern_tensor_io::layout::{self, IQ4XS, Q2K, Q3K, Q4K, Q5K, Q6K, TQ1_0, TQ2_0
 
 use super::{avx2, half, iq4, load32, pairs, total};
 use crate::activations::Row;
-use crate::dot::prefetch::Ahead;
+use crate::dot::prefetch::Prefetch;
 
 // Fields that are loaded together.
 const _: () = assert!(offset_of!(Q4K, scales) == 4 && offset_of!(Q5K, scales) == 4);
@@ -232,7 +232,7 @@ macro_rules! rows {
             let blocks = x.d.len();
             assert_eq!(weights.len(), y.len() * blocks * BYTES);
             assert!(x.codes.len() == blocks * 256 && x.sums.len() == blocks * 16);
-            let ahead = Ahead::of(BYTES, 256);
+            let ahead = Prefetch::of(BYTES, 256);
             for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let mut sum = _mm256_setzero_ps();
                 #[allow(unused_mut)]

@@ -7,7 +7,7 @@ use quern_tensor_io::layout::{self, NVFP4, Q1_0, Q2_0};
 use super::{avx2, bits, half, load32, look_up, pairs, total};
 use crate::activations::Row;
 use crate::block::tables;
-use crate::dot::prefetch::Ahead;
+use crate::dot::prefetch::Prefetch;
 
 avx2! {
     /// # Safety
@@ -62,7 +62,7 @@ macro_rules! rows {
             let blocks = x.d.len() / $groups;
             assert_eq!(weights.len(), y.len() * blocks * BYTES);
             assert!(x.d.len() == blocks * $groups && x.codes.len() == x.d.len() * 32);
-            let ahead = Ahead::of(BYTES, 32 * $groups);
+            let ahead = Prefetch::of(BYTES, 32 * $groups);
             for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let mut sum = _mm256_setzero_ps();
                 let scales = x.d.as_chunks::<$groups>().0;

@@ -19,7 +19,7 @@ use quern_tensor_io::layout::{FP4, IQ4NL, MXFP4, NF4, Q4_0, Q4_1, Q5_0, Q5_1, Q8
 use super::{avx2, load32, look_up, pairs, total};
 use crate::activations::Row;
 use crate::block::tables;
-use crate::dot::prefetch::Ahead;
+use crate::dot::prefetch::Prefetch;
 
 /// Moves the first `KEEP` bytes of two blocks, `BYTES` apart in 32 bytes, to place `pair` of their halves, `WIDTH` wide.
 const fn gather(bytes: usize, keep: usize, width: usize, pair: usize) -> [u8; 32] {
@@ -262,7 +262,7 @@ macro_rules! rows_of_eights {
             assert_eq!(x.eights.len(), blocks.div_ceil(8));
             let (whole, rest) = x.eights.split_at(blocks / 8);
             let mut last = [0; 8 * BYTES];
-            let ahead = Ahead::of(BYTES, 32);
+            let ahead = Prefetch::of(BYTES, 32);
             for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let (first, left) = row.as_chunks::<{ 8 * BYTES }>();
                 if !left.is_empty() {

@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::vnni;
-use crate::dot::prefetch::Ahead;
+use crate::dot::prefetch::Prefetch;
 
 /// What makes up for the biases of e4m3 and f16.
 const UNIT: f32 = 256.0;
@@ -23,7 +23,7 @@ vnni! {
     pub(super) fn e4m3(weights: &[u8], x: &[f32], scales: &[f32], block: usize) -> f32 {
         assert_eq!(weights.len(), x.len());
         let mut all = _mm512_setzero_ps();
-        let ahead = Ahead::of(1, 1);
+        let ahead = Prefetch::of(1, 1);
         let mut nan = 0;
         for ((weights, x), scale) in weights.chunks(block).zip(x.chunks(block)).zip(scales) {
             let mut sums = [_mm512_setzero_ps(); 4];

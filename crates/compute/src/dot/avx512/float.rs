@@ -3,7 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::vnni;
-use crate::dot::prefetch::Ahead;
+use crate::dot::prefetch::Prefetch;
 
 vnni! {
     #[inline]
@@ -36,7 +36,7 @@ macro_rules! rows {
         /// `y[r]` = weight row r times `x`.
         pub(super) fn $name(weights: &[u8], x: &[f32], y: &mut [f32]) {
             assert_eq!(weights.len(), y.len() * x.len() * $bytes);
-            let ahead = Ahead::of($bytes, 1);
+            let ahead = Prefetch::of($bytes, 1);
             let together = if x.len() > IN_FIRST_LEVEL { y.len() / 4 * 4 } else { 0 };
             let (fours, weights) = weights.split_at(together * x.len() * $bytes);
             let (y_of_fours, y) = y.split_at_mut(together);

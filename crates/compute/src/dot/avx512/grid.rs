@@ -16,7 +16,7 @@ use super::vnni;
 use crate::activations::Row;
 use crate::block::grid::constants;
 use crate::block::view;
-use crate::dot::prefetch::Ahead;
+use crate::dot::prefetch::Prefetch;
 
 /// Four parts of 64 magnitudes and their signs.
 type Signed = ([__m512i; 4], [u64; 4]);
@@ -258,7 +258,7 @@ macro_rules! rows {
             let blocks = x.d.len();
             assert_eq!(weights.len(), y.len() * blocks * BYTES);
             assert!(x.codes.len() == blocks * 256 && x.sums.len() == blocks * 16);
-            let ahead = Ahead::of(BYTES, 256);
+            let ahead = Prefetch::of(BYTES, 256);
             for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let mut sum = _mm512_setzero_ps();
                 for (i, &xd) in x.d.iter().enumerate() {

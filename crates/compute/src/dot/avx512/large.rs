@@ -19,7 +19,7 @@ use super::bits::{
 use super::vnni;
 use crate::activations::Row;
 use crate::block::tables;
-use crate::dot::prefetch::Ahead;
+use crate::dot::prefetch::Prefetch;
 
 // Fields that are loaded together with those beside them.
 const _: () = assert!(offset_of!(Q4K, scales) == 4 && offset_of!(Q5K, scales) == 4);
@@ -285,7 +285,7 @@ macro_rules! rows {
             let blocks = x.d.len();
             assert_eq!(weights.len(), y.len() * blocks * BYTES);
             assert!(x.codes.len() == blocks * 256 && x.sums.len() == blocks * 16);
-            let ahead = Ahead::of(BYTES, 256);
+            let ahead = Prefetch::of(BYTES, 256);
             for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let mut sum = _mm512_setzero_ps();
                 let mut minima = _mm256_setzero_ps();

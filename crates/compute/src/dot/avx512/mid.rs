@@ -9,7 +9,7 @@ use super::bits::{constant, load64, multishift, multishift_words, spread8, sprea
 use super::vnni;
 use crate::activations::Row;
 use crate::block::tables;
-use crate::dot::prefetch::Ahead;
+use crate::dot::prefetch::Prefetch;
 
 vnni! {
     /// # Safety
@@ -101,7 +101,7 @@ macro_rules! rows {
             assert!(x.d.len() == blocks * 2 * $parts && x.codes.len() == x.d.len() * 32);
             assert!(x.sums.len() == x.d.len() * 2);
             let (starts, scales) = (starts($zero, &x), scales($unit, &x));
-            let ahead = Ahead::of(BYTES, 64 * $parts);
+            let ahead = Prefetch::of(BYTES, 64 * $parts);
             for (row, y) in weights.chunks_exact((blocks * BYTES).max(1)).zip(y) {
                 let block = |i: usize, sum: &mut __m512| {
                     // SAFETY: block i of the row, its codes, starts and scales, of which there are as many

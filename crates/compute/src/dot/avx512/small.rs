@@ -13,7 +13,7 @@ use crate::dot::avx2::small::{
     rows_of_eights, two_halves, whole_bytes,
 };
 use crate::dot::avx2::total;
-use crate::dot::prefetch::Ahead;
+use crate::dot::prefetch::Prefetch;
 
 vnni! {
     /// Products of a pair's codes, low and high, in sums of 8.
