@@ -43,12 +43,6 @@ impl Widened {
     pub fn tile(&self, first: usize) -> &[f32] {
         &self.tile[first * DEPTH..]
     }
-
-    /// As [`Widened::tile`] where all rows lie side by side: what lies behind `depth` columns becomes zero.
-    pub fn whole(&mut self, depth: usize) -> Option<&[[f32; TASK_ROWS]; DEPTH]> {
-        self.tile[depth * TASK_ROWS..].fill(0.0);
-        self.tile.as_chunks().0.first_chunk()
-    }
 }
 
 /// Adds the product of weight rows `first..` with the `n` rows of `x` to `sums`, `[n][32]`.

@@ -27,12 +27,44 @@ avx2! {
     }
 }
 
+/// Up to so many activations stay in the first-level cache while a row of weights passes through it (see AVX-512's).
+const IN_FIRST_LEVEL: usize = 4096;
+
 macro_rules! rows {
     ($($name:ident: $load:ident, $bytes:literal bytes, $one:expr;)*) => { avx2! { $(
         /// `y[r]` = weight row r times `x`.
         pub(super) fn $name(weights: &[u8], x: &[f32], y: &mut [f32]) {
             assert_eq!(weights.len(), y.len() * x.len() * $bytes);
             let ahead = Prefetch::of($bytes, 1);
+            let together = if x.len() > IN_FIRST_LEVEL { y.len() / 4 * 4 } else { 0 };
+            let (fours, weights) = weights.split_at(together * x.len() * $bytes);
+            let (y_of_fours, y) = y.split_at_mut(together);
+            let of_fours = fours.chunks_exact((4 * x.len() * $bytes).max(1)).zip(y_of_fours.as_chunks_mut::<4>().0);
+            for (rows, y) in of_fours {
+                let mut sums = [[_mm256_setzero_ps(); 2]; 4];
+                let whole = x.len() / 32 * 32;
+                for i in (0..whole).step_by(32) {
+                    for r in 0..4 {
+                        ahead.fetch(rows.as_ptr().wrapping_add((r * x.len() + i) * $bytes), 32 * $bytes);
+                    }
+                    for i in [i, i + 16] {
+                        // SAFETY: values i .. i + 16 of each row and of x.
+                        unsafe {
+                            let values = [0, 8].map(|at| _mm256_loadu_ps(x.as_ptr().add(i + at)));
+                            for (r, sums) in sums.iter_mut().enumerate() {
+                                let w = rows.as_ptr().add((r * x.len() + i) * $bytes);
+                                sums[0] = _mm256_fmadd_ps($load(w), values[0], sums[0]);
+                                sums[1] = _mm256_fmadd_ps($load(w.add(8 * $bytes)), values[1], sums[1]);
+                            }
+                        }
+                    }
+                }
+                for ((row, y), sums) in rows.chunks_exact(x.len() * $bytes).zip(y).zip(sums) {
+                    let rest = row.as_chunks::<$bytes>().0[whole..].iter().zip(&x[whole..]);
+                    let rest: f32 = rest.map(|(w, x)| $one(*w) * x).sum();
+                    *y = total(_mm256_add_ps(sums[0], sums[1])) + rest;
+                }
+            }
             for (row, y) in weights.chunks_exact((x.len() * $bytes).max(1)).zip(y) {
                 let mut sums = [_mm256_setzero_ps(); 4];
                 let whole = x.len() / 32 * 32;

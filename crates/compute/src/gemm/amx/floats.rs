@@ -2,16 +2,16 @@
 //!
 //! A number of f32 is the sum of three bf16: the upper 8 bits of its significand, the next 8, and the last 8. The
 //! products of the parts, but for those that are below 2^-24 of the whole, add up to what f32 would give: 3 for weights
-//! that are one part (bf16, f8), 5 for two (f16), 6 for three.
+//! that are one part (bf16, f8), 5 for two (f16), 6 for three. Parts that are zero in a whole tile are left out: models
+//! that were trained in bf16 have one part in f16 and f32 too.
 
 // Loops count halves and rows and index several things by them.
 #![allow(clippy::needless_range_loop)]
 
-use super::rows::{SECOND_LEVEL, prefetch};
 use super::unit::Hardware;
 use super::{BLOCK_ROWS, FROM, Unit};
-use crate::gemm::floats::Widened;
-use crate::gemm::{DEPTH, Kept, TASK_ROWS, store};
+use crate::dot::widen;
+use crate::gemm::{DEPTH, Kept, TASK_ROWS, store, transpose};
 use crate::matmul::Shared;
 use crate::simd::Level;
 use crate::{Matrix, Pool};
@@ -20,19 +20,21 @@ use quern_tensor_io::ElementType;
 /// Steps of 32 columns in 256.
 const STEPS: usize = DEPTH / 32;
 
-/// Sums of a product, in the order of [`super::Sums`].
-#[repr(C, align(64))]
-pub(crate) struct FloatSums(pub(super) [[[f32; 16]; BLOCK_ROWS]; 4]);
+/// The most parts of a number.
+const PARTS: usize = 3;
 
-/// 16 activation rows, 256 columns: three parts in steps of 32 columns.
+/// 16 activation rows, 256 columns: all parts in steps of 32 columns.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
-struct Block([[[[u16; 32]; BLOCK_ROWS]; STEPS]; 3]);
+struct Block([[[[u8; 64]; BLOCK_ROWS]; STEPS]; PARTS]);
 
-/// 16 weight rows, 256 columns: up to three parts; a row of a tile is 2 columns of 16 weight rows.
-#[derive(Clone)]
+impl Block {
+    const ZERO: Block = Block([[[[0; 64]; BLOCK_ROWS]; STEPS]; PARTS]);
+}
+
+/// 16 weight rows, 256 columns: all parts; a row of a tile is 2 columns of 16 weight rows.
 #[repr(C, align(64))]
-struct Planes([[[[u32; 16]; 16]; STEPS]; 3]);
+struct Planes([[[[u32; 16]; 16]; STEPS]; PARTS]);
 
 /// All activations of a product: `[depth][n / 16]` blocks.
 #[derive(Debug, Default)]
@@ -41,19 +43,9 @@ pub(crate) struct FloatRows {
     groups: usize,
 }
 
-/// Whether `n` activation rows and weights of this type are multiplied on the unit.
+/// Whether `n` activation rows and weights of a float type are multiplied on the unit.
 pub(crate) fn takes(level: Level, n: usize) -> bool {
     level == Level::Amx && n >= FROM
-}
-
-/// How many bf16 hold a weight.
-fn parts(w: &Matrix) -> usize {
-    match w.element_type() {
-        _ if w.scales().is_some() => 3,
-        ElementType::BF16 | ElementType::F8E4M3 | ElementType::F8E5M2 => 1,
-        ElementType::F16 => 2,
-        _ => 3,
-    }
 }
 
 /// The upper half of a number, and what it leaves; nothing of an infinity or NaN.
@@ -72,7 +64,7 @@ impl FloatRows {
     /// Lays out `x` (`[n][columns]`); what is missing to whole blocks is zero.
     pub fn fill(&mut self, level: Level, pool: &Pool, x: &[f32], columns: usize, n: usize) {
         let (depths, groups) = (columns.div_ceil(DEPTH), n.div_ceil(BLOCK_ROWS));
-        self.blocks.resize(depths * groups, Block([[[[0; 32]; BLOCK_ROWS]; STEPS]; 3]));
+        self.blocks.resize(depths * groups, Block::ZERO);
         self.groups = groups;
         let slots = Slots(self.blocks.as_mut_ptr());
         let slots = &slots;
@@ -87,66 +79,88 @@ impl FloatRows {
                 if at < n {
                     values[..here].copy_from_slice(&x[at * columns + depth * DEPTH..][..here]);
                 }
-                cut_row(level, &values, row, block);
+                let mut parts = [[0; 2 * DEPTH]; PARTS];
+                cut_row(level, &values, &mut parts);
+                for (block, part) in block.0.iter_mut().zip(&parts) {
+                    block.iter_mut().zip(part.as_chunks().0).for_each(|(step, part)| step[row] = *part);
+                }
             }
         });
     }
 }
 
-/// Cuts 256 values of a row of a block in three parts.
-fn cut_row(level: Level, values: &[f32; DEPTH], row: usize, block: &mut Block) {
-    #[cfg(target_arch = "x86_64")]
-    if level.here() >= Level::Avx512 {
-        // SAFETY: the CPU has the level.
-        return unsafe { x86::cut_row(values, row, block) };
-    }
-    let _ = level;
-    let [first, second, third] = &mut block.0;
-    for (at, &value) in values.iter().enumerate() {
-        let (step, i) = (at / 32, at % 32);
-        let (upper, rest) = cut(value);
-        first[step][row][i] = (upper >> 16) as u16;
-        let (upper, rest) = cut(rest);
-        second[step][row][i] = (upper >> 16) as u16;
-        third[step][row][i] = (rest.to_bits() >> 16) as u16;
-    }
-}
+/// The parts of 256 numbers, of bf16.
+type Parts = [[u8; 2 * DEPTH]; PARTS];
 
-/// Cuts a tile of `[256][32]` numbers into so many planes of its two halves.
-fn cut_tile(level: Level, tile: &[[f32; TASK_ROWS]; DEPTH], parts: usize, planes: &mut [Planes; 2]) {
+/// Cuts values in parts: how many have anything but zeros, at least one.
+fn cut_row(level: Level, values: &[f32; DEPTH], parts: &mut Parts) -> usize {
     #[cfg(target_arch = "x86_64")]
     if level.here() >= Level::Avx512 {
         // SAFETY: the CPU has the level.
-        return unsafe { x86::cut_tile(tile, parts, planes) };
+        return unsafe { x86::cut_row(values, parts) };
     }
     let _ = level;
-    for (pair, [even, odd]) in tile.as_chunks::<2>().0.iter().enumerate() {
-        for (at, (&even, &odd)) in even.iter().zip(odd).enumerate() {
-            let mut values = [even, odd];
-            for part in 0..parts {
-                let cuts = values.map(cut);
-                values = cuts.map(|(_, rest)| rest);
-                let [(even, _), (odd, _)] = cuts;
-                planes[at / 16].0[part][pair / 16][pair % 16][at % 16] = even >> 16 | odd;
+    let (mut rests, mut count) = (*values, 1);
+    for (i, part) in parts.iter_mut().enumerate() {
+        for (rest, part) in rests.iter_mut().zip(part.as_chunks_mut::<2>().0) {
+            let (upper, left) = cut(*rest);
+            (*rest, *part) = (left, ((upper >> 16) as u16).to_le_bytes());
+            // The sign of a zero is none.
+            if upper & 0x7fff_ffff != 0 {
+                count = count.max(i + 1);
             }
         }
     }
+    count
 }
 
-/// Adds sums of one or two blocks to `sums` (`[16 or 32][32]`).
-fn add(level: Level, exact: &FloatSums, sums: &mut [f32]) {
-    let rows = sums.as_chunks_mut::<TASK_ROWS>().0;
-    assert!(rows.len() <= 2 * BLOCK_ROWS);
-    #[cfg(target_arch = "x86_64")]
-    if level.here() >= Level::Avx512 {
-        // SAFETY: the CPU has the level.
-        return unsafe { x86::add(exact, rows) };
-    }
-    let _ = level;
-    for (row, sums) in rows.iter_mut().enumerate() {
-        for (at, sum) in sums.iter_mut().enumerate() {
-            *sum += exact.0[row / BLOCK_ROWS * 2 + at / 16][row % BLOCK_ROWS][at % 16];
+/// 32 weight rows of 256 columns as the unit reads them.
+struct Weights {
+    /// The parts of each row.
+    rows: Box<[Parts; TASK_ROWS]>,
+    planes: [Planes; 2],
+}
+
+impl Weights {
+    fn new() -> Self {
+        Self {
+            rows: Box::new([[[0; 2 * DEPTH]; PARTS]; TASK_ROWS]),
+            planes: [const { Planes([[[[0; 16]; 16]; STEPS]; PARTS]) }; 2],
         }
+    }
+
+    /// Reads `depth` columns from `start` on of rows `first ..` (the last row again where there are fewer): how many parts
+    /// have anything but zeros, at least one. What lies behind these columns becomes zero.
+    fn fill(&mut self, level: Level, w: &Matrix, first: usize, start: usize, depth: usize) -> usize {
+        let number = |r: usize| (first + r).min(w.rows() - 1);
+        let (block, bytes) = (w.element_type().block_elements(), w.element_type().block_bytes());
+        let bytes = |values: usize| values / block * bytes;
+        let row = |r: usize| &w.row(number(r))[bytes(start)..bytes(start + depth)];
+        if w.element_type() == ElementType::BF16 && w.scales().is_none() && depth == DEPTH {
+            lay_out(level, &mut self.planes, 0, row);
+            return 1;
+        }
+        let (mut wide, mut count) = ([0f32; DEPTH], 1);
+        for (r, parts) in self.rows.iter_mut().enumerate() {
+            widen(level, w.element_type(), row(r), &mut wide[..depth]);
+            if let Some(scales) = w.scales() {
+                scales.apply(number(r), start, &mut wide[..depth]);
+            }
+            count = count.max(cut_row(level, &wide, parts));
+        }
+        for part in 0..count {
+            lay_out(level, &mut self.planes, part, |r| &self.rows[r][part]);
+        }
+        count
+    }
+}
+
+/// Sets a part of the planes from 32 rows of 256 numbers of bf16.
+fn lay_out<'a>(level: Level, planes: &mut [Planes; 2], part: usize, row: impl Fn(usize) -> &'a [u8]) {
+    for (half, planes) in planes.iter_mut().enumerate() {
+        let rows = std::array::from_fn(|r| row(16 * half + r));
+        let out = planes.0[part].as_flattened_mut().as_flattened_mut();
+        transpose::words(level, &rows, 0, DEPTH / 2, out, 16);
     }
 }
 
@@ -154,7 +168,7 @@ fn add(level: Level, exact: &FloatSums, sums: &mut [f32]) {
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{BLOCK_ROWS, Block, DEPTH, FloatSums, Planes, TASK_ROWS};
+    use super::{DEPTH, Parts};
 
     /// As [`super::cut`].
     #[inline]
@@ -167,58 +181,37 @@ mod x86 {
         (upper, _mm512_maskz_mov_ps(!none, rest))
     }
 
-    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) fn cut_row(values: &[f32; DEPTH], row: usize, block: &mut Block) {
-        for (at, values) in values.as_chunks::<16>().0.iter().enumerate() {
-            let (step, half) = (at / 2, at % 2);
-            // SAFETY: 16 values.
-            let mut rest = unsafe { _mm512_loadu_ps(values.as_ptr()) };
-            for part in &mut block.0 {
-                let (upper, left) = cut(rest);
-                rest = left;
-                let out = &mut part[step][row].as_chunks_mut::<16>().0[half];
-                let upper = _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(upper));
-                // SAFETY: 16 values.
-                unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), upper) };
-            }
+    /// The words that are the upper halves of 16 numbers, and of 16 others behind them.
+    const UPPER: [u16; 32] = {
+        let (mut upper, mut i) = ([0; 32], 0);
+        while i < 32 {
+            upper[i] = 2 * i as u16 + 1;
+            i += 1;
         }
-    }
+        upper
+    };
 
     #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) fn cut_tile(tile: &[[f32; TASK_ROWS]; DEPTH], parts: usize, planes: &mut [Planes; 2]) {
-        for (pair, rows) in tile.as_chunks::<2>().0.iter().enumerate() {
-            for half in 0..2 {
-                let [mut even, mut odd] = rows.each_ref().map(|row| {
-                    // SAFETY: 16 values.
-                    unsafe { _mm512_loadu_ps(row.as_chunks::<16>().0[half].as_ptr()) }
-                });
-                for part in planes[half].0.iter_mut().take(parts) {
-                    let (even_upper, even_rest) = cut(even);
-                    let (odd_upper, odd_rest) = cut(odd);
-                    (even, odd) = (even_rest, odd_rest);
-                    let both = _mm512_or_si512(_mm512_srli_epi32::<16>(even_upper), odd_upper);
-                    let out = &mut part[pair / 16][pair % 16];
-                    // SAFETY: 16 words.
-                    unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), both) };
-                }
+    pub(super) fn cut_row(values: &[f32; DEPTH], parts: &mut Parts) -> usize {
+        // SAFETY: 32 indices.
+        let halves = unsafe { _mm512_loadu_si512(UPPER.as_ptr().cast()) };
+        let mut any = [_mm512_setzero_si512(); super::PARTS];
+        for (step, values) in values.as_chunks::<32>().0.iter().enumerate() {
+            // SAFETY: 16 values each.
+            let mut rests = [0, 16].map(|at| unsafe { _mm512_loadu_ps(values.as_ptr().add(at)) });
+            for (part, any) in parts.iter_mut().zip(&mut any) {
+                let [(a, a_rest), (b, b_rest)] = rests.map(|rest| cut(rest));
+                rests = [a_rest, b_rest];
+                let upper = _mm512_permutex2var_epi16(a, halves, b);
+                *any = _mm512_or_si512(*any, upper);
+                let out = &mut part.as_chunks_mut::<64>().0[step];
+                // SAFETY: 64 bytes.
+                unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), upper) };
             }
         }
-    }
-
-    #[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(super) fn add(exact: &FloatSums, rows: &mut [[f32; TASK_ROWS]]) {
-        for (i, rows) in rows.chunks_mut(BLOCK_ROWS).enumerate() {
-            for half in 0..2 {
-                for (sums, exact) in rows.iter_mut().zip(&exact.0[2 * i + half]) {
-                    let sums = sums.as_chunks_mut::<16>().0[half].as_mut_ptr();
-                    // SAFETY: 16 values each.
-                    unsafe {
-                        let sum = _mm512_add_ps(_mm512_loadu_ps(sums), _mm512_loadu_ps(exact.as_ptr()));
-                        _mm512_storeu_ps(sums, sum);
-                    }
-                }
-            }
-        }
+        // The sign of a zero is none.
+        let count = any.iter().rposition(|&any| _mm512_test_epi16_mask(any, _mm512_set1_epi16(0x7fff)) != 0);
+        count.map_or(1, |last| last + 1)
     }
 }
 
@@ -255,12 +248,10 @@ pub(super) unsafe fn floats_on<U: Unit>(
     n: usize,
     y: &Shared,
 ) {
-    let parts = parts(w);
     let pairs = pairs.min((w.rows() - first).div_ceil(TASK_ROWS));
-    let mut widened = Widened::new(TASK_ROWS);
-    let mut planes = vec![Planes([[[[0; 16]; 16]; STEPS]; 3]); 2];
-    let Some(planes) = planes.first_chunk_mut::<2>() else { return };
-    let mut exact = FloatSums([[[0.0; 16]; BLOCK_ROWS]; 4]);
+    let mut weights = Weights::new();
+    // For the second block of an odd number of them.
+    let mut spare = [0.0; BLOCK_ROWS * TASK_ROWS];
     let mut kept = Kept::take();
     let size = n.next_multiple_of(BLOCK_ROWS) * TASK_ROWS;
     let sums = kept.sums(pairs * size);
@@ -268,26 +259,71 @@ pub(super) unsafe fn floats_on<U: Unit>(
         let columns = DEPTH.min(w.columns() - depth * DEPTH);
         let blocks = &rows.blocks[depth * rows.groups..][..rows.groups];
         for (pair, sums) in sums.chunks_exact_mut(size).enumerate() {
-            widened.fill(level, w, first + pair * TASK_ROWS, depth * DEPTH, columns);
-            let Some(tile) = widened.whole(columns) else { return };
-            cut_tile(level, tile, parts, planes);
-            let b = [0, 1].map(|half: usize| planes[half].0.as_ptr().cast());
+            let parts = weights.fill(level, w, first + pair * TASK_ROWS, depth * DEPTH, columns);
+            let b = weights.planes.each_ref().map(|planes| planes.0.as_ptr().cast());
             for (step, sums) in sums.chunks_mut(2 * BLOCK_ROWS * TASK_ROWS).enumerate() {
                 let here = &blocks[2 * step..blocks.len().min(2 * step + 2)];
-                if pair == 0 && pairs > 1 {
-                    // Later pairs find them there.
-                    let next = blocks.len().min(2 * step + 2)..blocks.len().min(2 * step + 4);
-                    prefetch::<SECOND_LEVEL, _>(&blocks[next], 0, 1);
-                }
                 let a = [&here[0], &here[here.len() - 1]].map(|b| b.0.as_ptr().cast());
-                // SAFETY: tiles of blocks and planes.
-                unsafe { unit.product_of_floats(a, b, (columns.div_ceil(32), parts), &mut exact) };
-                add(level, &exact, sums);
+                let (first, second) = sums.split_at_mut(BLOCK_ROWS * TASK_ROWS);
+                let second = if second.is_empty() { &mut spare[..] } else { second };
+                let sums = [first, second].map(|sums| sums.as_mut_ptr());
+                // SAFETY: tiles of blocks and planes, and sums of two blocks.
+                unsafe { unit.add_product_of_floats(a, b, (columns.div_ceil(32), parts), sums) };
             }
         }
     }
     for (i, sums) in sums.chunks_exact(size).enumerate() {
         // SAFETY: guaranteed by the caller.
         unsafe { store(w, first + i * TASK_ROWS, sums, n, y) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Random;
+
+    const SPECIAL: [f32; 8] =
+        [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, f32::MAX, f32::MIN, -0.0, 1e-41, f32::MIN_POSITIVE];
+
+    #[test]
+    fn every_level_cuts_alike_and_exactly_and_counts_parts() {
+        let mut random = Random::new(32);
+        let mut values = |bits: u32| -> [f32; DEPTH] {
+            std::array::from_fn(|_| f32::from_bits(random.float().to_bits() & (u32::MAX << (24 - bits))))
+        };
+        let mut special = values(8);
+        special[60..68].copy_from_slice(&SPECIAL);
+        let mut one = values(8);
+        one[255] = 1.0 + 2f32.powi(-10);
+        let mut negative_zeros = values(8);
+        negative_zeros[3..100].fill(-0.0);
+        for (values, expected) in [
+            (values(8), 1),
+            (negative_zeros, 1),
+            ([-0.0; DEPTH], 1),
+            (one, 2),
+            (values(11), 2),
+            (values(24), 3),
+            (special, 3),
+        ] {
+            let all = Level::available().map(|level| {
+                let mut parts = [[9; 2 * DEPTH]; PARTS];
+                assert_eq!(cut_row(level, &values, &mut parts), expected, "{level:?}");
+                parts
+            });
+            let all: Vec<_> = all.collect();
+            assert!(all.windows(2).all(|pair| pair[0] == pair[1]));
+            for (at, &value) in values.iter().enumerate() {
+                let parts = all[0].each_ref().map(|part| {
+                    let bits = u16::from_le_bytes(part.as_chunks().0[at]);
+                    f32::from_bits(u32::from(bits) << 16)
+                });
+                let sum = parts[0] + (parts[1] + parts[2]);
+                // The unit takes numbers below the smallest normal one for zero.
+                let equal = sum == value || sum.is_nan() && value.is_nan() || value.is_subnormal();
+                assert!(equal, "{value:e} {parts:?}");
+            }
+        }
     }
 }

@@ -38,7 +38,6 @@ use super::{DEPTH, Form, Kept, TASK_ROWS, Tile, store, unpack};
 use crate::Matrix;
 use crate::matmul::Shared;
 use crate::simd::Level;
-use floats::FloatSums;
 use planes::Planes;
 use rows::{Block, FIRST_LEVEL, SECOND_LEVEL, prefetch};
 use unit::Hardware;
@@ -95,17 +94,17 @@ pub(super) trait Unit {
     /// The memory of all steps may be read.
     unsafe fn start_planes(&self, a: *const i8, planes: [[*const u8; 2]; 2]);
 
-    /// Sets `sums` to two blocks of activations, each in three parts of bf16, times two weight tiles in `parts` parts, of
-    /// 32 values a step and 8 steps a part: the products of part i and part j with i + j below 3.
+    /// Adds two blocks of activations, each in three parts of bf16, times two weight tiles in `parts` parts, of 32 values a
+    /// step and 8 steps a part: the products of part i and part j with i + j below 3. Sums of a block are 16 rows of 32.
     ///
     /// # Safety
-    /// The memory of all steps may be read.
-    unsafe fn product_of_floats(
+    /// The memory of all steps may be read, that of the sums read and written.
+    unsafe fn add_product_of_floats(
         &self,
         a: [*const u8; 2],
         b: [*const u8; 2],
         steps_and_parts: (usize, usize),
-        sums: &mut FloatSums,
+        sums: [*mut f32; 2],
     );
 }
 

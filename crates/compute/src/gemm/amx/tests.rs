@@ -4,10 +4,10 @@ use std::cell::RefCell;
 
 use quern_tensor_io::ElementType;
 
-use super::floats::{FloatRows, FloatSums, floats_on};
+use super::floats::{FloatRows, floats_on};
 use super::rows::{Block, Rows};
 use super::unit::Hardware;
-use super::{BLOCK_ROWS, Kind, Sums, Unit, blocks_on, takes};
+use super::{BLOCK_ROWS, Kind, Sums, Unit, blocks_on, takes, takes_floats};
 use crate::activations::Group;
 use crate::block::is_known;
 use crate::gemm::{self, Form, Packed};
@@ -91,29 +91,26 @@ impl Unit for Plain {
         *minima = *self.minima.borrow();
     }
 
-    unsafe fn product_of_floats(
+    unsafe fn add_product_of_floats(
         &self,
         a: [*const u8; 2],
         b: [*const u8; 2],
         (steps, parts): (usize, usize),
-        sums: &mut FloatSums,
+        sums: [*mut f32; 2],
     ) {
-        for (at, tile) in sums.0.iter_mut().enumerate() {
-            for (row, sums) in tile.iter_mut().enumerate() {
-                for (column, sum) in sums.iter_mut().enumerate() {
-                    let mut total = 0f64;
-                    for (i, j) in (0..parts).flat_map(|j| (0..3 - j).map(move |i| (i, j))) {
-                        for k in 0..32 * steps {
-                            let (step, k) = (1024 * (k / 32), k % 32);
-                            let x = a[at / 2].wrapping_add(8192 * i + step + 64 * row + 2 * k);
-                            let word = 8192 * j + step + k / 2 * 64 + 4 * column + k % 2 * 2;
-                            // SAFETY: guaranteed by the caller.
-                            total += unsafe { number(x) * number(b[at % 2].wrapping_add(word)) };
-                        }
-                    }
-                    *sum = total as f32;
+        for (block, row, column) in (0..1024).map(|i| (i / 512, i % 512 / 32, i % 32)) {
+            let mut total = 0f64;
+            for (i, j) in (0..parts).flat_map(|j| (0..3 - j).map(move |i| (i, j))) {
+                for k in 0..32 * steps {
+                    let (step, k) = (1024 * (k / 32), k % 32);
+                    let x = a[block].wrapping_add(8192 * i + step + 64 * row + 2 * k);
+                    let word = 8192 * j + step + k / 2 * 64 + 4 * (column % 16) + k % 2 * 2;
+                    // SAFETY: guaranteed by the caller.
+                    total += unsafe { number(x) * number(b[column / 16].wrapping_add(word)) };
                 }
             }
+            // SAFETY: guaranteed by the caller.
+            unsafe { *sums[block].add(32 * row + column) += total as f32 };
         }
     }
 }
@@ -292,4 +289,7 @@ fn which_products_the_unit_takes() {
     assert!(!takes(Level::Amx, ElementType::Q4_0, 512) && !takes(Level::Amx, ElementType::Q8_0, 512));
     assert!(!takes(Level::Amx, ElementType::Q4K, 3) && !takes(Level::Avx512Vnni, ElementType::Q4K, 512));
     assert!(!takes(Level::Amx, ElementType::F16, 512) && !takes(Level::Amx, ElementType::NVFP4, 512));
+    assert!(
+        takes_floats(Level::Amx, 512) && !takes_floats(Level::Amx, 3) && !takes_floats(Level::Avx512, 512)
+    );
 }

@@ -8,7 +8,6 @@
 //! A product is started and finished apart: stores of sums that are not computed yet would fill the core's queue of
 //! waiting instructions, and vectors could not work meanwhile.
 
-use super::floats::FloatSums;
 use super::{BLOCK_ROWS, Sums, Unit};
 
 /// The matrix unit of this CPU; made by [`Hardware::new`] only where there is one that may be used.
@@ -179,62 +178,72 @@ impl Unit for Hardware {
     }
 
     #[inline(always)]
-    unsafe fn product_of_floats(
+    unsafe fn add_product_of_floats(
         &self,
         a: [*const u8; 2],
         b: [*const u8; 2],
         (steps, parts): (usize, usize),
-        sums: &mut FloatSums,
+        sums: [*mut f32; 2],
     ) {
         debug_assert!(steps > 0);
-        /// A step: tiles 4 and 5 are activations, 6 and 7 weights; each is loaded as often as it is needed.
+        /// Steps: tiles 4 and 5 are activations, 6 and 7 weights; each is loaded as often as it is needed.
         macro_rules! product {
             ($($line:expr),* $(,)?) => {
                 std::arch::asm!(
-                    "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                    "tileloadd tmm0, [{c0} + {stride}*2]",
+                    "tileloadd tmm1, [{c0} + {stride}*2 + 64]",
+                    "tileloadd tmm2, [{c1} + {stride}*2]",
+                    "tileloadd tmm3, [{c1} + {stride}*2 + 64]",
                     "2:",
                     $($line),*,
                     "add {a0}, 1024", "add {a1}, 1024", "add {b0}, 1024", "add {b1}, 1024",
                     "dec {steps}",
                     "jnz 2b",
-                    "tilestored [{c} + {stride}*1], tmm0",
-                    "tilestored [{c} + {stride}*1 + 1024], tmm1",
-                    "tilestored [{c} + {stride}*1 + 2048], tmm2",
-                    "tilestored [{c} + {stride}*1 + 3072], tmm3",
+                    "tilestored [{c0} + {stride}*2], tmm0",
+                    "tilestored [{c0} + {stride}*2 + 64], tmm1",
+                    "tilestored [{c1} + {stride}*2], tmm2",
+                    "tilestored [{c1} + {stride}*2 + 64], tmm3",
                     a0 = inout(reg) a[0] => _,
                     a1 = inout(reg) a[1] => _,
                     b0 = inout(reg) b[0] => _,
                     b1 = inout(reg) b[1] => _,
                     steps = inout(reg) steps => _,
                     stride = in(reg) 64usize,
-                    c = in(reg) sums.0.as_mut_ptr(),
+                    c0 = in(reg) sums[0],
+                    c1 = in(reg) sums[1],
                     options(nostack),
                 )
             };
         }
-        /// Loads the two tiles of a part of the activations, or of the weights: parts are 8 KiB apart.
-        macro_rules! a {
-            ($at:literal) => {
+        /// Loads two tiles of a part; parts are 8 KiB apart.
+        macro_rules! load {
+            ($x:literal, $from:literal, $y:literal, $and:literal, $at:literal) => {
                 concat!(
-                    "tileloadd tmm4, [{a0} + {stride}*1 + ",
+                    "tileloadd tmm",
+                    $x,
+                    ", [{",
+                    $from,
+                    "} + {stride}*1 + ",
                     $at,
                     "]\n",
-                    "tileloadd tmm5, [{a1} + {stride}*1 + ",
+                    "tileloadd tmm",
+                    $y,
+                    ", [{",
+                    $and,
+                    "} + {stride}*1 + ",
                     $at,
                     "]"
                 )
             };
         }
+        macro_rules! a {
+            ($at:literal) => {
+                load!("4", "a0", "5", "a1", $at)
+            };
+        }
         macro_rules! b {
             ($at:literal) => {
-                concat!(
-                    "tileloadd tmm6, [{b0} + {stride}*1 + ",
-                    $at,
-                    "]\n",
-                    "tileloadd tmm7, [{b1} + {stride}*1 + ",
-                    $at,
-                    "]"
-                )
+                load!("6", "b0", "7", "b1", $at)
             };
         }
         macro_rules! multiply {
@@ -242,7 +251,7 @@ impl Unit for Hardware {
                 "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm1, tmm4, tmm7\ntdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7"
             };
         }
-        // SAFETY: as for `start`; the sums are four tiles.
+        // SAFETY: as for `start`; the sums are four tiles, the rows of each pair side by side.
         unsafe {
             match parts {
                 1 => {
@@ -288,12 +297,12 @@ impl Unit for Hardware {
     unsafe fn start_planes(&self, _: *const i8, _: [[*const u8; 2]; 2]) {}
     unsafe fn start_minima(&self, _: *const u8, _: [*const u8; 2]) {}
     unsafe fn finish_minima(&self, _: &mut [[[f32; 16]; BLOCK_ROWS]; 2]) {}
-    unsafe fn product_of_floats(
+    unsafe fn add_product_of_floats(
         &self,
         _: [*const u8; 2],
         _: [*const u8; 2],
         _: (usize, usize),
-        _: &mut FloatSums,
+        _: [*mut f32; 2],
     ) {
     }
 }
