@@ -44,6 +44,10 @@ bench:
 ptx:
     python3 tools/build_kernels.py
 
+# Compile the CUDA kernels anew and compare them with those in the repository.
+ptx-check:
+    python3 tools/build_kernels.py --check
+
 # Run the tests of `unsafe` code, and of what it relies on, under Miri (needs nightly with the component miri; minutes).
 miri:
     MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-deterministic-floats" cargo +nightly miri test -p quern-tensor-io --lib -- decode:: element:: layout:: scheme:: strided:: map::ranges:: gguf::

@@ -4,6 +4,8 @@
     build_kernels.py              compiles all modules; writes kernels/compiled/*, kernels/registers.txt and
                                   src/cuda/images.rs
     build_kernels.py --check      compiles all modules; fails if any of these files differs, and names it
+    build_kernels.py --recorded   compiles nothing; fails if a module was compiled from other sources than these, or if
+                                  files are missing or of no module (this is what CI runs: to compile takes minutes)
     build_kernels.py --only NAME  compiles modules whose names begin so, and leaves the others as they are
 
 Needs Python 3.11 and no GPU. NVRTC, its headers and ptxas come from PyPI, once, in the versions below (into
@@ -329,10 +331,18 @@ def digest(module):
     return hashlib.sha256(repr((PACKAGES, module["targets"], module["defines"], module["options"], sorted(inputs.items()))).encode()).hexdigest()
 
 
+def digest_of_code(module):
+    """What a module was compiled to: its files, unpacked."""
+    files = sorted(file_name(module["name"], target) for target in module["targets"])
+    return hashlib.sha256(repr([(name, unpacked(COMPILED / name)) for name in files]).encode()).hexdigest()
+
+
 def recorded_digests():
+    """By module the digests of its sources and of its code."""
     if not SOURCES.exists():
         return {}
-    return dict(line.split() for line in SOURCES.read_text().splitlines() if not line.startswith("#"))
+    lines = (line.split() for line in SOURCES.read_text().splitlines() if not line.startswith("#"))
+    return {name: tuple(digests) for name, *digests in lines}
 
 
 def without_registers(lines):
@@ -341,16 +351,24 @@ def without_registers(lines):
 
 
 def check(all_modules, chosen, results):
-    """What differs from the recorded files, as sentences. NVRTC compiles some kernels now in one way, now in another: a
-    module whose sources are those recorded may differ in its code and in registers, but not in spills and memory."""
+    """What differs from the recorded files, as sentences; of modules without results, only what can be seen without
+    compiling them. NVRTC compiles some kernels now in one way, now in another: a module whose sources are those recorded
+    may differ in its code and in registers, but not in spills and memory."""
     wrong = []
     recorded, digests = recorded_lines(), recorded_digests()
     for name in chosen:
-        images, lines = results[name]
-        if digests.get(name) != digest(all_modules[name]):
+        sources, code = digests.get(name, ("-", "-"))
+        if sources != digest(all_modules[name]):
             wrong.append(f"{name} was compiled from other sources than these")
-        same = all(unpacked(COMPILED / file_name(name, target)) == code for target, (code, _) in images.items())
+        if code != digest_of_code(all_modules[name]):
+            wrong.append(f"the code of {name} is not what was compiled")
         before = recorded.get(name, [])
+        if name not in results:
+            if not before:
+                wrong.append(f"registers.txt lacks {name}")
+            continue
+        images, lines = results[name]
+        same = all(unpacked(COMPILED / file_name(name, target)) == code for target, (code, _) in images.items())
         if not same:
             print(f"kernels: {name} is compiled differently this time")
             lines, before = without_registers(lines), without_registers(before)
@@ -358,11 +376,15 @@ def check(all_modules, chosen, results):
             wrong.append(f"registers.txt {'lacks' if line in lines else 'has'} {line}")
     wrong += [f"registers.txt has {name}, modules.toml has not" for name in recorded if name not in all_modules]
     files = {file_name(module["name"], target) for module in all_modules.values() for target in module["targets"]}
-    missing = (name for name in sorted(files) if not (COMPILED / name).exists())
-    wrong += [f"kernels/compiled/{name} is missing" for name in missing]
+    table = TABLE.read_text() if TABLE.exists() else ""
+    for name in sorted(files):
+        if not (COMPILED / name).exists():
+            wrong.append(f"kernels/compiled/{name} is missing")
+        if f"compiled/{name}" not in table:
+            wrong.append(f"src/cuda/images.rs does not list {name}")
     extra = (path.name for path in sorted(COMPILED.iterdir()) if path.name not in files)
     wrong += [f"kernels/compiled/{name} is of no module" for name in extra]
-    if not TABLE.exists() or TABLE.read_text() != table_of_images(results, all_modules):
+    if table != table_of_images(results, all_modules):
         wrong.append("src/cuda/images.rs does not list the modules of modules.toml")
     return wrong
 
@@ -379,9 +401,10 @@ def write(all_modules, results):
             path.unlink()
     REGISTERS.write_text(table_of_registers(lines))
     digests = recorded_digests()
-    kept = {name: digest(module) if name in results else digests.get(name, "-") for name, module in all_modules.items()}
-    title = "# Made by tools/build_kernels.py: what each module was compiled from, as SHA-256 of compiler, options and sources\n"
-    SOURCES.write_text(title + "".join(f"{name} {value}\n" for name, value in kept.items()))
+    sources = {name: digest(module) if name in results else digests.get(name, "-")[0] for name, module in all_modules.items()}
+    title = "# Made by tools/build_kernels.py: SHA-256 of what each module was compiled from (compiler, options, sources) and to\n"
+    lines = [f"{name} {value} {digest_of_code(all_modules[name])}\n" for name, value in sources.items()]
+    SOURCES.write_text(title + "".join(lines))
     TABLE.write_text(table_of_images(results, all_modules))
     packed = sum(path.stat().st_size for path in COMPILED.iterdir())
     print(f"{len(all_modules)} modules, {len(files)} files, {packed / 1024:.0f} KiB packed")
@@ -390,6 +413,7 @@ def write(all_modules, results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
+    parser.add_argument("--recorded", action="store_true", help="as --check, but compile nothing")
     parser.add_argument("--only", default="", metavar="NAME", help="only modules whose names begin so")
     parser.add_argument("--toolkit", type=pathlib.Path, default=ROOT / "target/cuda-12.4", help="where NVRTC is")
     parser.add_argument("--anew", action="store_true", help="take nothing that was compiled before")
@@ -398,10 +422,12 @@ def main():
     if sys.version_info < (3, 11):
         print("kernels: Python 3.11 is needed to compile them, so they were not compiled", file=sys.stderr)
         return 3
-    toolkit = Toolkit(arguments.toolkit, arguments.anew)
     try:
         all_modules = modules()
         chosen = [name for name in all_modules if name.startswith(arguments.only)]
+        if arguments.recorded:
+            return verdict(check(all_modules, chosen, {}), f"{len(chosen)} modules were compiled from these sources")
+        toolkit = Toolkit(arguments.toolkit, arguments.anew)
         COMPILED.mkdir(exist_ok=True)
         with concurrent.futures.ProcessPoolExecutor(arguments.jobs) as pool:
             jobs = [pool.submit(build, toolkit, all_modules[name], arguments.check) for name in chosen]
@@ -413,12 +439,17 @@ def main():
         write(all_modules, results)
         return 0
     wrong = check(all_modules, chosen, results)
+    return verdict(wrong, f"{len(chosen)} modules compile to the code and registers recorded")
+
+
+def verdict(wrong, right):
+    """Prints what is wrong, or that all is right; the exit code."""
     for sentence in wrong:
         print(f"kernels: {sentence}", file=sys.stderr)
     if wrong:
         print("kernels: run tools/build_kernels.py (just ptx) and commit what it writes", file=sys.stderr)
         return 1
-    print(f"kernels: {len(chosen)} modules compile to the code and registers recorded")
+    print(f"kernels: {right}")
     return 0
 
 

@@ -18,6 +18,9 @@ const MOST_COLUMNS: usize = 4096;
 /// Sizes of pieces that are told apart, each four times the one before.
 const LEAST_PIECE: u64 = 128 << 10;
 const LARGEST_PIECE: u64 = 32 << 20;
+/// The shape that coarse rates are measured with: that of models of one to ten billion parameters.
+const COARSE_PIECE: u64 = 8 << 20;
+const COARSE_COLUMNS: usize = 2048;
 /// The least bytes to read for a rate.
 const LEAST: u64 = 4 << 20;
 /// The most, where caches are small.
@@ -78,6 +81,7 @@ struct Measured {
 pub struct MachineSpeed {
     pool: Pool,
     most: u64,
+    coarse: bool,
     rates: HashMap<Measured, f64>,
     region: Option<f64>,
     buffer: Vec<u8>,
@@ -92,10 +96,17 @@ impl MachineSpeed {
         Self {
             pool: Pool::new(threads),
             most: most.min(room).max(LEAST),
+            coarse: false,
             rates: HashMap::new(),
             region: None,
             buffer: Vec::new(),
         }
+    }
+
+    /// With one rate for all models of about the same size: for lists of many models and types, each of which would
+    /// otherwise be measured for some hundredths of a second.
+    pub fn coarse(self) -> Self {
+        Self { coarse: true, ..self }
     }
 
     /// The threads measured with.
@@ -122,7 +133,12 @@ impl MachineSpeed {
         let steps = (piece.clamp(LEAST_PIECE, LARGEST_PIECE) as f64 / LEAST_PIECE as f64).log(4.0).round();
         let piece = (LEAST_PIECE << (2 * steps as u32)).min(bytes);
         let columns = 1 << columns.clamp(FEWEST_COLUMNS, MOST_COLUMNS).ilog2();
-        let key = Measured { element_type, bytes, piece, columns };
+        let mut key = Measured { element_type, bytes, piece, columns };
+        if self.coarse {
+            let magnitude = (bytes / LEAST).ilog2().next_multiple_of(2);
+            let bytes = (LEAST << magnitude).min(self.most);
+            key = Measured { bytes, piece: COARSE_PIECE.min(bytes), columns: COARSE_COLUMNS, ..key };
+        }
         if let Some(rate) = self.rates.get(&key) {
             return Some(*rate);
         }
@@ -192,5 +208,17 @@ mod tests {
         assert!(costs.region > 0.0);
         assert_eq!(machine.costs(&types, Matrices { bytes_per_token: LEAST, ..matrices }), costs);
         assert_eq!(machine.rate(ElementType::I32, matrices), None);
+        assert_eq!(machine.rates.len(), 3);
+    }
+
+    #[test]
+    fn coarse_rates_are_shared_by_models_of_about_the_same_size() {
+        let mut machine = MachineSpeed { most: 4 * LEAST, ..MachineSpeed::new(2) }.coarse();
+        let sizes = [1, 3 * LEAST, 4 * LEAST, 1 << 40];
+        for (bytes_per_token, columns) in sizes.into_iter().zip([512, 1024, 2048, 5120]) {
+            let matrices = Matrices { bytes_per_token, piece: bytes_per_token / 7, columns };
+            assert!(machine.rate(ElementType::Q4K, matrices).unwrap() > 1e6);
+        }
+        assert_eq!(machine.rates.len(), 2);
     }
 }

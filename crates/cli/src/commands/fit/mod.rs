@@ -31,7 +31,7 @@ pub fn run(args: &args::Fit) -> Outcome {
     let mut speed = MachineSpeed::new(args.threads.count());
     match &args.model {
         Some(_) => of_model(args, machine, how, &mut speed),
-        None => list::run(args, &machine, how, &mut speed),
+        None => list::run(args, &machine, how, &mut speed.coarse()),
     }
 }
 
