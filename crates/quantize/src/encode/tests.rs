@@ -1,5 +1,5 @@
 //! Tests lanes against the scalar specification at every SIMD level, on blocks chosen to reach each branch, and the
-//! contract of `encode_rows_at`. `tests/golden_bytes.rs` tests the specification itself.
+//! contract of `encode_rows_at`. `tests/all/golden_bytes.rs` tests the specification itself.
 
 use quern_compute::simd::Level;
 use quern_tensor_io::ElementType;
