@@ -195,7 +195,7 @@ fn no_type_is_worse_than_with_an_importance_matrix() {
     let model = model(&demo(), 2);
     let source = Checkpoint::open(&demo()).unwrap();
     let view = View::gguf(&source, Packed::Refused).unwrap();
-    let wanted = |file_type| options(&model, file_type, 48, 128);
+    let wanted = |file_type| options(&model, file_type, 24, 128);
     // The same text for both: the calibration's, written as an importance matrix.
     let mut first = wanted(FileType::Q8_0);
     first.calibration.imatrix = Some(path("imatrix.gguf"));
@@ -259,7 +259,7 @@ fn a_gguf_file_is_calibrated_as_it_is() {
     let original = model(&demo(), 2);
     let from = model(&path("f16.gguf"), 2);
     for (model, out) in [(&original, "a.gguf"), (&from, "b.gguf")] {
-        run(model, options(model, FileType::Q4_0, 64, 128), &path(out));
+        run(model, options(model, FileType::Q4_0, 32, 128), &path(out));
     }
     // Rows of queries and keys are in another order in the two sources, so sums differ in their last bits, and with
     // them the tokens that are drawn for gradients: the files are not the same, but both far better than the plain one.
