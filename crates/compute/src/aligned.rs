@@ -7,8 +7,8 @@ use std::ops::{Deref, DerefMut};
 #[repr(align(64))]
 struct Line(#[allow(dead_code, reason = "read as plain f32")] [f32; 16]);
 
-/// A number of f32, zero at first.
-#[derive(Debug)]
+/// Numbers of f32, zero at first.
+#[derive(Debug, Default)]
 pub(crate) struct Aligned {
     lines: Vec<Line>,
     len: usize,
@@ -18,6 +18,15 @@ impl Aligned {
     /// `len` zeros.
     pub fn zeros(len: usize) -> Self {
         Self { lines: vec![Line([0.0; 16]); len.div_ceil(16)], len }
+    }
+
+    /// The first `len`, whatever they are; there are as many from then on.
+    pub fn at_least(&mut self, len: usize) -> &mut [f32] {
+        if self.lines.len() < len.div_ceil(16) {
+            self.lines.resize(len.div_ceil(16), Line([0.0; 16]));
+        }
+        self.len = self.len.max(len);
+        &mut self[..len]
     }
 }
 
@@ -49,6 +58,9 @@ mod tests {
             assert!(buffer.as_ptr().addr().is_multiple_of(64) || len == 0);
             buffer.fill(3.0);
             assert_eq!(buffer.iter().sum::<f32>(), 3.0 * len as f32);
+            assert_eq!(buffer.at_least(len + 20).len(), len + 20);
+            assert_eq!(buffer.at_least(7).len(), 7);
+            assert_eq!(buffer.iter().filter(|&&x| x == 3.0).count(), len);
         }
     }
 }

@@ -2,21 +2,22 @@
 
 use super::{DEPTH, TASK_ROWS, transpose};
 use crate::Matrix;
+use crate::aligned::Aligned;
 use crate::dot::widen;
 use crate::fgemm::{Product, multiply_add};
 use crate::simd::Level;
 
 /// 32 weight rows of up to 256 columns as f32, transposed.
 pub(super) struct Widened {
-    rows: Vec<[f32; DEPTH]>,
-    tile: Vec<f32>,
+    rows: Aligned,
+    tile: Aligned,
     /// Weight rows side by side in the tile, 16 or 32.
     width: usize,
 }
 
 impl Widened {
     pub fn new(width: usize) -> Self {
-        Self { rows: vec![[0.0; DEPTH]; TASK_ROWS], tile: vec![0.0; DEPTH * TASK_ROWS], width }
+        Self { rows: Aligned::zeros(DEPTH * TASK_ROWS), tile: Aligned::zeros(DEPTH * TASK_ROWS), width }
     }
 
     /// Reads `depth` columns from `start` on of rows `first ..` (the last row again where there are fewer).
@@ -24,7 +25,7 @@ impl Widened {
         let block = w.element_type().block_elements();
         debug_assert!(DEPTH.is_multiple_of(block), "every block size divides 256");
         let bytes = |values: usize| values / block * w.element_type().block_bytes();
-        for (r, wide) in self.rows.iter_mut().enumerate() {
+        for (r, wide) in self.rows.as_chunks_mut::<DEPTH>().0.iter_mut().enumerate() {
             let number = (first + r).min(w.rows() - 1);
             let row = &w.row(number)[bytes(start)..bytes(start + depth)];
             widen(level, w.element_type(), row, &mut wide[..depth]);
@@ -33,7 +34,7 @@ impl Widened {
             }
         }
         for half in 0..2 {
-            let rows = std::array::from_fn(|r| &self.rows[16 * half + r][..depth]);
+            let rows = std::array::from_fn(|r| &self.rows[(16 * half + r) * DEPTH..][..depth]);
             let place = if self.width == TASK_ROWS { 16 * half } else { half * DEPTH * self.width };
             transpose::floats(level, &rows, &mut self.tile[place..], self.width);
         }

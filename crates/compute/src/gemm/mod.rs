@@ -28,6 +28,7 @@ mod vectors;
 
 use quern_tensor_io::ElementType;
 
+use crate::aligned::Aligned;
 use crate::matmul::Shared;
 use crate::simd::Level;
 use crate::{Matrix, block};
@@ -179,7 +180,7 @@ pub(crate) unsafe fn blocks(
 #[derive(Default)]
 struct Kept {
     tiles: Vec<[Tile; 2]>,
-    sums: Vec<f32>,
+    sums: Aligned,
 }
 
 thread_local! {
@@ -208,17 +209,21 @@ impl Taken {
     fn of(&mut self, pairs: usize, sums: usize) -> (&mut [[Tile; 2]], &mut [f32]) {
         let kept = &mut *self.0;
         let tiles = at_least(&mut kept.tiles, pairs, &[Tile::ZERO; 2]);
-        (tiles, zeros(&mut kept.sums, sums))
+        let sums = kept.sums.at_least(sums);
+        sums.fill(0.0);
+        (tiles, sums)
     }
 
     /// So many numbers, whatever they are.
     fn unset_sums(&mut self, sums: usize) -> &mut [f32] {
-        at_least(&mut self.0.sums, sums, &0.0)
+        self.0.sums.at_least(sums)
     }
 
     /// Zeros.
     fn sums(&mut self, sums: usize) -> &mut [f32] {
-        zeros(&mut self.0.sums, sums)
+        let sums = self.0.sums.at_least(sums);
+        sums.fill(0.0);
+        sums
     }
 }
 
@@ -227,12 +232,6 @@ fn at_least<'a, T: Clone>(values: &'a mut Vec<T>, count: usize, value: &T) -> &'
         values.resize(count, value.clone());
     }
     &mut values[..count]
-}
-
-fn zeros(sums: &mut Vec<f32>, count: usize) -> &mut [f32] {
-    sums.clear();
-    sums.resize(count, 0.0);
-    sums
 }
 
 /// Adds tiles times pack to `sums` (`[8][32]`), at least for the first `used` columns.

@@ -10,6 +10,7 @@
 
 use super::unit::Hardware;
 use super::{BLOCK_ROWS, FROM, Unit};
+use crate::aligned::Aligned;
 use crate::dot::widen;
 use crate::gemm::{DEPTH, Kept, TASK_ROWS, store, transpose};
 use crate::matmul::Shared;
@@ -251,7 +252,7 @@ pub(super) unsafe fn floats_on<U: Unit>(
     let pairs = pairs.min((w.rows() - first).div_ceil(TASK_ROWS));
     let mut weights = Weights::new();
     // For the second block of an odd number of them.
-    let mut spare = [0.0; BLOCK_ROWS * TASK_ROWS];
+    let mut spare = Aligned::zeros(BLOCK_ROWS * TASK_ROWS);
     let mut kept = Kept::take();
     let size = n.next_multiple_of(BLOCK_ROWS) * TASK_ROWS;
     let sums = kept.sums(pairs * size);
