@@ -28,6 +28,13 @@ impl Aligned {
         self.len = self.len.max(len);
         &mut self[..len]
     }
+
+    /// The first `len`, all zero; there are as many from then on.
+    pub fn zeroed(&mut self, len: usize) -> &mut [f32] {
+        let values = self.at_least(len);
+        values.fill(0.0);
+        values
+    }
 }
 
 impl Deref for Aligned {
@@ -61,6 +68,7 @@ mod tests {
             assert_eq!(buffer.at_least(len + 20).len(), len + 20);
             assert_eq!(buffer.at_least(7).len(), 7);
             assert_eq!(buffer.iter().filter(|&&x| x == 3.0).count(), len);
+            assert!(buffer.zeroed(len).iter().all(|&x| x == 0.0));
         }
     }
 }

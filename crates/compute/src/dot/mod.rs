@@ -158,6 +158,30 @@ pub(crate) fn grid_codes(
     both.for_each(|(block, codes)| *codes = Block::read(element_type, block).codes);
 }
 
+/// Up to so many activations stay in the first-level cache while a row of float weights passes through it. Where there are
+/// more, four rows share each that is read: on two threads of Zen 4 with AVX-512, 5632 columns of f16 came at 26 GB/s row by
+/// row and at 31 GB/s so (2048 columns: 35 and 30).
+#[cfg(target_arch = "x86_64")]
+const IN_FIRST_LEVEL: usize = 4096;
+
+/// Rows of weights and where their results go.
+#[cfg(target_arch = "x86_64")]
+type Rows<'a, T> = (&'a [u8], &'a mut [T]);
+
+/// Divides rows of so many columns of a float type into fours, and those that are multiplied one by one.
+#[cfg(target_arch = "x86_64")]
+fn rows_in_fours<'a>(
+    weights: &'a [u8],
+    columns: usize,
+    y: &'a mut [f32],
+) -> (Rows<'a, [f32; 4]>, Rows<'a, f32>) {
+    let row_bytes = weights.len() / y.len().max(1);
+    let together = if columns > IN_FIRST_LEVEL { y.len() / 4 * 4 } else { 0 };
+    let (fours, rest) = weights.split_at(row_bytes * together);
+    let (y_of_fours, y_of_rest) = y.split_at_mut(together);
+    ((fours, y_of_fours.as_chunks_mut().0), (rest, y_of_rest))
+}
+
 /// `y[r]` = row r of `weights` (a float type, or one only decoded) times `x`, in f32.
 pub(crate) fn float_rows(level: Level, element_type: ElementType, weights: &[u8], x: &[f32], y: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]

@@ -7,6 +7,21 @@ use crate::dot::widen;
 use crate::fgemm::{Product, multiply_add};
 use crate::simd::Level;
 
+/// The bytes of `depth` columns from `start` on of a row; both are whole blocks, since every block's length divides 256.
+pub(super) fn part_of_row<'a>(w: &Matrix<'a>, number: usize, start: usize, depth: usize) -> &'a [u8] {
+    let (block, bytes) = (w.element_type().block_elements(), w.element_type().block_bytes());
+    debug_assert!(DEPTH.is_multiple_of(block), "every block size divides 256");
+    &w.row(number)[start / block * bytes..(start + depth) / block * bytes]
+}
+
+/// Columns of a row, from `start` on, as f32.
+pub(super) fn widen_row(level: Level, w: &Matrix, number: usize, start: usize, out: &mut [f32]) {
+    widen(level, w.element_type(), part_of_row(w, number, start, out.len()), out);
+    if let Some(scales) = w.scales() {
+        scales.apply(number, start, out);
+    }
+}
+
 /// 32 weight rows of up to 256 columns as f32, transposed.
 pub(super) struct Widened {
     rows: Aligned,
@@ -22,16 +37,8 @@ impl Widened {
 
     /// Reads `depth` columns from `start` on of rows `first ..` (the last row again where there are fewer).
     pub fn fill(&mut self, level: Level, w: &Matrix, first: usize, start: usize, depth: usize) {
-        let block = w.element_type().block_elements();
-        debug_assert!(DEPTH.is_multiple_of(block), "every block size divides 256");
-        let bytes = |values: usize| values / block * w.element_type().block_bytes();
         for (r, wide) in self.rows.as_chunks_mut::<DEPTH>().0.iter_mut().enumerate() {
-            let number = (first + r).min(w.rows() - 1);
-            let row = &w.row(number)[bytes(start)..bytes(start + depth)];
-            widen(level, w.element_type(), row, &mut wide[..depth]);
-            if let Some(scales) = w.scales() {
-                scales.apply(number, start, &mut wide[..depth]);
-            }
+            widen_row(level, w, (first + r).min(w.rows() - 1), start, &mut wide[..depth]);
         }
         for half in 0..2 {
             let rows = std::array::from_fn(|r| &self.rows[(16 * half + r) * DEPTH..][..depth]);

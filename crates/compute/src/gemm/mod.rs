@@ -209,9 +209,7 @@ impl Taken {
     fn of(&mut self, pairs: usize, sums: usize) -> (&mut [[Tile; 2]], &mut [f32]) {
         let kept = &mut *self.0;
         let tiles = at_least(&mut kept.tiles, pairs, &[Tile::ZERO; 2]);
-        let sums = kept.sums.at_least(sums);
-        sums.fill(0.0);
-        (tiles, sums)
+        (tiles, kept.sums.zeroed(sums))
     }
 
     /// So many numbers, whatever they are.
@@ -221,9 +219,7 @@ impl Taken {
 
     /// Zeros.
     fn sums(&mut self, sums: usize) -> &mut [f32] {
-        let sums = self.0.sums.at_least(sums);
-        sums.fill(0.0);
-        sums
+        self.0.sums.zeroed(sums)
     }
 }
 

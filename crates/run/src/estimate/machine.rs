@@ -125,26 +125,31 @@ impl MachineSpeed {
         if !quern_compute::supports(element_type) {
             return None;
         }
-        let Matrices { bytes_per_token, piece, columns } = matrices;
-        let bytes = bytes_per_token.clamp(LEAST, self.most);
-        // Larger models than measured with have the same rate, and nearly equal sizes too.
-        let step = 1 << (bytes.ilog2() - 2);
-        let bytes = if bytes == self.most { bytes } else { bytes / step * step };
-        let steps = (piece.clamp(LEAST_PIECE, LARGEST_PIECE) as f64 / LEAST_PIECE as f64).log(4.0).round();
-        let piece = (LEAST_PIECE << (2 * steps as u32)).min(bytes);
-        let columns = 1 << columns.clamp(FEWEST_COLUMNS, MOST_COLUMNS).ilog2();
-        let mut key = Measured { element_type, bytes, piece, columns };
-        if self.coarse {
-            let magnitude = (bytes / LEAST).ilog2().next_multiple_of(2);
-            let bytes = (LEAST << magnitude).min(self.most);
-            key = Measured { bytes, piece: COARSE_PIECE.min(bytes), columns: COARSE_COLUMNS, ..key };
-        }
+        let key = self.shape(element_type, matrices);
         if let Some(rate) = self.rates.get(&key) {
             return Some(*rate);
         }
         let rate = self.measure(key)?;
         self.rates.insert(key, rate);
         Some(rate)
+    }
+
+    /// What is measured for matrices of a model.
+    fn shape(&self, element_type: ElementType, matrices: Matrices) -> Measured {
+        let Matrices { bytes_per_token, piece, columns } = matrices;
+        let bytes = bytes_per_token.clamp(LEAST, self.most);
+        if self.coarse {
+            let magnitude = (bytes / LEAST).ilog2().next_multiple_of(2);
+            let bytes = (LEAST << magnitude).min(self.most);
+            return Measured { element_type, bytes, piece: COARSE_PIECE.min(bytes), columns: COARSE_COLUMNS };
+        }
+        // Larger models than measured with have the same rate, and nearly equal sizes too.
+        let step = 1 << (bytes.ilog2() - 2);
+        let bytes = if bytes == self.most { bytes } else { bytes / step * step };
+        let steps = (piece.clamp(LEAST_PIECE, LARGEST_PIECE) as f64 / LEAST_PIECE as f64).log(4.0).round();
+        let piece = (LEAST_PIECE << (2 * steps as u32)).min(bytes);
+        let columns = 1 << columns.clamp(FEWEST_COLUMNS, MOST_COLUMNS).ilog2();
+        Measured { element_type, bytes, piece, columns }
     }
 
     fn measure(&mut self, what: Measured) -> Option<f64> {

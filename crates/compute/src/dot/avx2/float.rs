@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::{avx2, total};
 use crate::dot::prefetch::Prefetch;
+use crate::dot::rows_in_fours;
 use crate::float::{bf16_to_f32, f16_to_f32};
 
 avx2! {
@@ -27,20 +28,14 @@ avx2! {
     }
 }
 
-/// Up to so many activations stay in the first-level cache while a row of weights passes through it (see AVX-512's).
-const IN_FIRST_LEVEL: usize = 4096;
-
 macro_rules! rows {
     ($($name:ident: $load:ident, $bytes:literal bytes, $one:expr;)*) => { avx2! { $(
         /// `y[r]` = weight row r times `x`.
         pub(super) fn $name(weights: &[u8], x: &[f32], y: &mut [f32]) {
             assert_eq!(weights.len(), y.len() * x.len() * $bytes);
             let ahead = Prefetch::of($bytes, 1);
-            let together = if x.len() > IN_FIRST_LEVEL { y.len() / 4 * 4 } else { 0 };
-            let (fours, weights) = weights.split_at(together * x.len() * $bytes);
-            let (y_of_fours, y) = y.split_at_mut(together);
-            let of_fours = fours.chunks_exact((4 * x.len() * $bytes).max(1)).zip(y_of_fours.as_chunks_mut::<4>().0);
-            for (rows, y) in of_fours {
+            let ((fours, y_of_fours), (weights, y)) = rows_in_fours(weights, x.len(), y);
+            for (rows, y) in fours.chunks_exact((4 * x.len() * $bytes).max(1)).zip(y_of_fours) {
                 let mut sums = [[_mm256_setzero_ps(); 2]; 4];
                 let whole = x.len() / 32 * 32;
                 for i in (0..whole).step_by(32) {

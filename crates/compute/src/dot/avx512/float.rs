@@ -4,6 +4,7 @@ use std::arch::x86_64::*;
 
 use super::vnni;
 use crate::dot::prefetch::Prefetch;
+use crate::dot::rows_in_fours;
 
 vnni! {
     #[inline]
@@ -26,22 +27,14 @@ vnni! {
     }
 }
 
-/// Up to so many activations stay in the first-level cache while a row of weights passes through it. Where there are more,
-/// four rows share each that is read: on two threads of Zen 4, 5632 columns of f16 came at 26 GB/s row by row and at 31 GB/s so
-/// (2048 columns: 35 and 30).
-const IN_FIRST_LEVEL: usize = 4096;
-
 macro_rules! rows {
     ($($name:ident: $load:ident, $bytes:literal bytes;)*) => { vnni! { $(
         /// `y[r]` = weight row r times `x`.
         pub(super) fn $name(weights: &[u8], x: &[f32], y: &mut [f32]) {
             assert_eq!(weights.len(), y.len() * x.len() * $bytes);
             let ahead = Prefetch::of($bytes, 1);
-            let together = if x.len() > IN_FIRST_LEVEL { y.len() / 4 * 4 } else { 0 };
-            let (fours, weights) = weights.split_at(together * x.len() * $bytes);
-            let (y_of_fours, y) = y.split_at_mut(together);
-            let of_fours = fours.chunks_exact((4 * x.len() * $bytes).max(1)).zip(y_of_fours.as_chunks_mut::<4>().0);
-            for (rows, y) in of_fours {
+            let ((fours, y_of_fours), (weights, y)) = rows_in_fours(weights, x.len(), y);
+            for (rows, y) in fours.chunks_exact((4 * x.len() * $bytes).max(1)).zip(y_of_fours) {
                 let mut sums = [[_mm512_setzero_ps(); 2]; 4];
                 let whole = x.len() / 32 * 32;
                 for i in (0..whole).step_by(32) {

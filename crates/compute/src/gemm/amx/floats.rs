@@ -11,7 +11,7 @@
 use super::unit::Hardware;
 use super::{BLOCK_ROWS, FROM, Unit};
 use crate::aligned::Aligned;
-use crate::dot::widen;
+use crate::gemm::floats::{part_of_row, widen_row};
 use crate::gemm::{DEPTH, Kept, TASK_ROWS, store, transpose};
 use crate::matmul::Shared;
 use crate::simd::Level;
@@ -134,19 +134,13 @@ impl Weights {
     /// have anything but zeros, at least one. What lies behind these columns becomes zero.
     fn fill(&mut self, level: Level, w: &Matrix, first: usize, start: usize, depth: usize) -> usize {
         let number = |r: usize| (first + r).min(w.rows() - 1);
-        let (block, bytes) = (w.element_type().block_elements(), w.element_type().block_bytes());
-        let bytes = |values: usize| values / block * bytes;
-        let row = |r: usize| &w.row(number(r))[bytes(start)..bytes(start + depth)];
         if w.element_type() == ElementType::BF16 && w.scales().is_none() && depth == DEPTH {
-            lay_out(level, &mut self.planes, 0, row);
+            lay_out(level, &mut self.planes, 0, |r| part_of_row(w, number(r), start, depth));
             return 1;
         }
         let (mut wide, mut count) = ([0f32; DEPTH], 1);
         for (r, parts) in self.rows.iter_mut().enumerate() {
-            widen(level, w.element_type(), row(r), &mut wide[..depth]);
-            if let Some(scales) = w.scales() {
-                scales.apply(number(r), start, &mut wide[..depth]);
-            }
+            widen_row(level, w, number(r), start, &mut wide[..depth]);
             count = count.max(cut_row(level, &wide, parts));
         }
         for part in 0..count {
